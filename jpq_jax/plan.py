@@ -1,0 +1,150 @@
+"""Which leaves are compressed, which only stored, and why: the default rule and how to override it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import core as jax_core
+
+from jpq_jax.vocabulary import MAX_BITS, Budget, LeafPlan, PyTree, leaves_with_paths
+
+Where = PyTree | Callable[[str, Any], bool] | None
+"""A tree of bools (or a prefix of one), a predicate of a leaf's path and the leaf, or None for the default rule."""
+
+_NOT_KERNELS = frozenset({"bias", "scale", "mean", "var"})
+_MAX_TOTAL_BITS = 2**32 - 1  # budgets are counted in uint32 on the device
+
+
+def plan_leaves(params: PyTree, where: Where = None) -> list[LeafPlan]:
+    """What is done with each leaf, in JAX's order of the leaves.
+
+    By default kernels are compressed: floating leaves of two or more axes, unless they are named
+    bias, scale, mean or var. All other leaves are stored as they are.
+
+    Args:
+      params: arrays, or anything with a shape and a dtype.
+      where: overrides the rule. A predicate gets a leaf's path ("block/dense/kernel") and the leaf.
+
+    Raises:
+      ValueError: a leaf that is no array; a mask that does not fit the tree or selects no leaf; an
+        integer or complex leaf selected.
+    """
+    leaves = leaves_with_paths(params)
+    for path, leaf in leaves:
+        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+            raise ValueError(f"leaf {path!r}: got {type(leaf).__name__}, expected an array")
+    if where is None:
+        return [LeafPlan(path, *_default_rule(path, leaf)) for path, leaf in leaves]
+    if callable(where):
+        chosen = [bool(where(path, leaf)) for path, leaf in leaves]
+        plan = _chosen(leaves, chosen, "the user's predicate")
+    else:
+        plan = _chosen(leaves, _broadcast_mask(where, params), "the user's mask")
+    if leaves and not any(p.compress for p in plan):
+        paths = ", ".join(path for path, _ in leaves[:8])
+        raise ValueError(f"the mask or predicate selects no leaf; the leaves are: {paths}")
+    return plan
+
+
+def _default_rule(path: str, leaf: Any) -> tuple[bool, str]:
+    name = path.rsplit("/", 1)[-1]
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return False, f"{jnp.dtype(leaf.dtype).name}, not floating"
+    if len(leaf.shape) < 2:
+        return False, f"{len(leaf.shape)} axes: a bias, scale or statistic"
+    if name in _NOT_KERNELS:
+        return False, f"named {name}"
+    if math.prod(leaf.shape) == 0:
+        return False, "empty"
+    return True, "kernel: floating, 2 or more axes"
+
+
+def _chosen(leaves: list[tuple[str, Any]], chosen: Sequence[bool], by: str) -> list[LeafPlan]:
+    for (path, leaf), compress in zip(leaves, chosen, strict=True):
+        if compress and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"leaf {path!r}: got dtype {leaf.dtype}, expected a floating dtype: {by} selects it"
+            )
+    return [
+        LeafPlan(path, compress, by) for (path, _), compress in zip(leaves, chosen, strict=True)
+    ]
+
+
+def _broadcast_mask(mask: PyTree, params: PyTree) -> list[bool]:
+    try:
+        full = jax.tree.map(lambda m, part: jax.tree.map(lambda _: bool(m), part), mask, params)
+    except (ValueError, TypeError) as error:
+        paths = [path for path, _ in leaves_with_paths(mask)]
+        raise ValueError(f"the mask does not fit the params: it has {paths}; {error}") from error
+    return jax.tree.leaves(full)
+
+
+def compressed_leaves(params: PyTree, plan: Sequence[LeafPlan]) -> list[Any]:
+    """The leaves that the plan compresses, in order."""
+    return [leaf for leaf, p in zip(jax.tree.leaves(params), plan, strict=True) if p.compress]
+
+
+def with_compressed(params: PyTree, plan: Sequence[LeafPlan], new: Sequence[Any]) -> PyTree:
+    """`params` with the compressed leaves replaced, in order, by `new` (arrays or Codes)."""
+    leaves, treedef = jax.tree.flatten(params)
+    replacements = iter(new)
+    merged = [
+        next(replacements) if p.compress else leaf for leaf, p in zip(leaves, plan, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, merged)
+
+
+def capacity(budget: Budget, params: PyTree, plan: Sequence[LeafPlan]) -> int:
+    """The budget as bits of the paper metric over the compressed leaves, at most 8 per weight.
+
+    Raises:
+      ValueError: if the tree has nothing to compress or is too large to count in 32 bits, or the budget is
+        in bytes.
+    """
+    sizes = [math.prod(leaf.shape) for leaf in compressed_leaves(params, plan)]
+    if not sizes:
+        why = "; ".join(f"{p.path}: {p.why}" for p in plan[:8]) or "it has no leaves"
+        raise ValueError(f"the tree has no leaf to compress: {why}")
+    most = MAX_BITS * sum(sizes)
+    if most > _MAX_TOTAL_BITS:
+        raise ValueError(
+            f"got {sum(sizes)} weights to compress, expected at most {_MAX_TOTAL_BITS // MAX_BITS}"
+        )
+    if budget.bits is not None:
+        return int(min(budget.bits, most))
+    if budget.ratio is not None:
+        return int(min(32 * sum(sizes) / budget.ratio, most))
+    raise ValueError(_why_not_bytes(budget, params, plan))
+
+
+def _why_not_bytes(budget: Budget, params: PyTree, plan: Sequence[LeafPlan]) -> str:
+    stored = {
+        p.path: math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize
+        for leaf, p in zip(jax.tree.leaves(params), plan, strict=True)
+        if not p.compress
+    }
+    least = sum(stored.values())
+    if budget.nbytes is not None and budget.nbytes < least:
+        largest = max(stored, key=lambda path: stored[path])
+        return (
+            f"got a budget of {budget.nbytes} bytes, expected at least {least}: the leaves that are "
+            f"stored as they are take as much, {largest!r} most, with {stored[largest]}"
+        )
+    return (
+        "got Budget(nbytes=...), expected ratio or bits: the published method counts bits x nonzeros, "
+        "which does not say how many bytes a file takes"
+    )
+
+
+def check_finite(params: PyTree, plan: Sequence[LeafPlan]) -> None:
+    """Raises ValueError, naming the leaf, if a leaf to compress holds NaN or infinity. Skips traced leaves."""
+    for leaf, p in zip(jax.tree.leaves(params), plan, strict=True):
+        if not p.compress or isinstance(leaf, jax_core.Tracer):
+            continue
+        wrong = int(jnp.sum(~jnp.isfinite(leaf)))
+        if wrong:
+            raise ValueError(f"leaf {p.path!r}: got {wrong} NaN or infinite weights, expected none")
