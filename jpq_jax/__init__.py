@@ -1,0 +1,20 @@
+"""Prunes and quantizes a JAX model together, to one size budget, inside the optimizer.
+
+params --sketch--> distortion tables --allocate--> bits, support --project--> Codes --save--> file
+"""
+
+from jpq_jax import artifact as artifact
+from jpq_jax.finalize import finalize as finalize
+from jpq_jax.plan import plan_leaves as plan_leaves
+from jpq_jax.projection.published import project_alternating as project_alternating
+from jpq_jax.rate import account as account
+from jpq_jax.rate import paper_ratio as paper_ratio
+from jpq_jax.rate import rate_bits as rate_bits
+from jpq_jax.transforms.admm import AdmmState as AdmmState
+from jpq_jax.transforms.admm import admm as admm
+from jpq_jax.vocabulary import Budget as Budget
+from jpq_jax.vocabulary import Codes as Codes
+from jpq_jax.vocabulary import LeafPlan as LeafPlan
+from jpq_jax.vocabulary import dequantize as dequantize
+from jpq_jax.vocabulary import leaves_with_paths as leaves_with_paths
+from jpq_jax.vocabulary import validate as validate

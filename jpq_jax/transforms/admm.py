@@ -1,0 +1,229 @@
+"""ADMM under one budget for sparsity and quantization together, as an optax transformation.
+
+    min_W loss(W)   subject to   W = V,   sum_l b(V_l) nnz(W_l) <= S
+
+after Yang et al., CVPR 2020 (arXiv 1910.05897).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jpq_jax.plan import Where, capacity, compressed_leaves, plan_leaves, with_compressed
+from jpq_jax.projection.published import nonzeros, quantize, snap, sparsify
+from jpq_jax.vocabulary import MAX_BITS, Budget, LeafPlan, PyTree
+
+
+class AdmmState(NamedTuple):
+    """Attributes:
+    admm_count: [] int32, updates so far.
+    target: V, the sparse-quantized copy; like the params, `optax.MaskedNode` where a leaf is not compressed.
+    dual: U, the scaled dual variable; likewise.
+    leaf_bits: [compressed leaves] int32, the bit-widths chosen last.
+    bit_budget: [] uint32, S at the end of the schedule.
+    """
+
+    admm_count: jax.Array
+    target: PyTree
+    dual: PyTree
+    leaf_bits: jax.Array
+    bit_budget: jax.Array
+
+
+class _Split(NamedTuple):
+    """W, V, U and b of the compressed leaves, as float32 lists."""
+
+    weights: list[jax.Array]
+    target: list[jax.Array]
+    dual: list[jax.Array]
+    bits: jax.Array
+
+
+def admm(
+    budget: Budget,
+    *,
+    rho: optax.ScalarOrSchedule,
+    every: int,
+    learning_rate: optax.ScalarOrSchedule | None = None,
+    penalty: Literal["proximal", "gradient"] = "proximal",
+    budget_schedule: optax.Schedule | None = None,
+    start_bits: int = 3,
+    where: Where = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Pulls the params toward a sparse-quantized copy that fits the budget.
+
+    With `penalty="proximal"` it stands last in a chain. After the step W <- W + update it takes the proximal
+    step W <- (W + lr rho (V - U)) / (1 + lr rho); every `every` updates, and on the first, it sparsifies W
+    itself (0-1 knapsack), sets V to the quantized W + U (multiple-choice knapsack), and U <- U + W - V. This
+    is the published method.
+
+    With `penalty="gradient"` it stands first, before the optimizer proper, and adds rho (W - V + U) to the
+    gradients; every `every` updates V is W + U sparsified and quantized, and U <- U + W - V. W itself is not
+    projected: `finalize` does that.
+
+    Args:
+      budget: S; what `finalize` keeps to.
+      rho: strength of the pull, or a schedule of it over updates.
+      every: updates between projections; published: one epoch.
+      learning_rate: the optimizer's, or its schedule; for the proximal step only, which needs it.
+      penalty: see above.
+      budget_schedule: factor >= 1 on S over updates, such as a ramp that ends at 1. Values below 1 count as 1.
+      start_bits: bit-width of every leaf when the first support is chosen.
+      where: which leaves to compress, as in `plan_leaves`. The others' updates pass through.
+
+    Returns:
+      A transformation whose `update` needs params.
+
+    Raises:
+      ValueError: an option out of range; in `init` and `update`, a tree with nothing to compress.
+    """
+    _check_options(every, start_bits, penalty, learning_rate)
+
+    def init(params: PyTree) -> AdmmState:
+        plan = plan_leaves(params, where)
+        # An empty tree is let through: optax.tree.map_params asks with one.
+        limit = capacity(budget, params, plan) if plan else 0
+        return AdmmState(
+            admm_count=jnp.zeros([], jnp.int32),
+            target=_zeros_where_compressed(params, plan),
+            dual=_zeros_where_compressed(params, plan),
+            leaf_bits=jnp.full(sum(p.compress for p in plan), start_bits, jnp.int32),
+            bit_budget=jnp.asarray(limit, jnp.uint32),
+        )
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, AdmmState]:
+        del extra_args
+        if params is None:
+            raise ValueError("admm: update needs the params; call update(updates, state, params)")
+        plan = plan_leaves(params, where)
+        capacity(budget, params, plan)  # raises if there is nothing to compress
+        count = state.admm_count
+        limit = _scheduled(state.bit_budget, budget_schedule, count)
+        old, steps = _floats(compressed_leaves(params, plan)), compressed_leaves(updates, plan)
+        split = _Split(old, _floats(state.target), _floats(state.dual), state.leaf_bits)
+        # The published start: V = W before the first step.
+        first = count == 0
+        split = split._replace(
+            target=[jnp.where(first, w, v) for w, v in zip(old, split.target, strict=True)]
+        )
+        strength = jnp.asarray(_value(rho, count), jnp.float32)
+        if penalty == "gradient":
+            split = lax.cond(count % every == 0, _project_copy, _as_it_is, split, limit)
+            steps = _gradient_penalty(steps, split, strength)
+        else:
+            pull = strength * jnp.asarray(_value(learning_rate, count), jnp.float32)
+            due = first | ((count + 1) % every == 0)
+            split = _proximal_step(split, _floats(steps), pull)
+            split = lax.cond(due, _project_weights_and_copy, _as_it_is, split, limit)
+            steps = _differences(split.weights, old, steps)
+        new_state = AdmmState(
+            admm_count=jnp.asarray(optax.safe_increment(count)),
+            target=_refilled(state.target, split.target),
+            dual=_refilled(state.dual, split.dual),
+            leaf_bits=split.bits,
+            bit_budget=state.bit_budget,
+        )
+        return with_compressed(updates, plan, steps), new_state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_options(every: int, start_bits: int, penalty: str, learning_rate: Any) -> None:
+    # Under optax.inject_hyperparams the numbers arrive as arrays, checked when they were floats or ints.
+    if isinstance(every, int) and every < 1:
+        raise ValueError(f"admm: got every={every}, expected at least 1")
+    if isinstance(start_bits, int) and not 1 <= start_bits <= MAX_BITS:
+        raise ValueError(f"admm: got start_bits={start_bits}, expected 1 to {MAX_BITS}")
+    if penalty not in ("proximal", "gradient"):
+        raise ValueError(f"admm: got penalty={penalty!r}, expected 'proximal' or 'gradient'")
+    if penalty == "proximal" and learning_rate is None:
+        raise ValueError("admm: the proximal step needs the optimizer's learning_rate")
+
+
+def _zeros_where_compressed(params: PyTree, plan: Sequence[LeafPlan]) -> PyTree:
+    leaves, treedef = jax.tree.flatten(params)
+    filled = [
+        jnp.zeros_like(leaf) if p.compress else optax.MaskedNode()
+        for leaf, p in zip(leaves, plan, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, filled)
+
+
+def _refilled(tree: PyTree, leaves: Sequence[jax.Array]) -> PyTree:
+    old, treedef = jax.tree.flatten(tree)
+    return jax.tree.unflatten(
+        treedef, [new.astype(leaf.dtype) for new, leaf in zip(leaves, old, strict=True)]
+    )
+
+
+def _floats(tree: PyTree) -> list[jax.Array]:
+    return [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
+
+
+def _value(number: Any, count: jax.Array) -> Any:
+    return number(count) if isinstance(number, Callable) else number
+
+
+def _scheduled(limit: jax.Array, schedule: optax.Schedule | None, count: jax.Array) -> jax.Array:
+    if schedule is None:
+        return limit
+    factor = jnp.asarray(schedule(count), jnp.float32)
+    most = jnp.float32(2**32 - 2**8)  # the largest float32 that fits into uint32
+    relaxed = jnp.minimum(limit.astype(jnp.float32) * factor, most).astype(jnp.uint32)
+    return jnp.where(factor > 1, jnp.maximum(relaxed, limit), limit)
+
+
+def _as_it_is(split: _Split, limit: jax.Array) -> _Split:
+    del limit
+    return split
+
+
+def _dual_step(split: _Split) -> _Split:
+    triples = zip(split.dual, split.weights, split.target, strict=True)
+    return split._replace(dual=[u + w - v for u, w, v in triples])
+
+
+def _project_weights_and_copy(split: _Split, limit: jax.Array) -> _Split:
+    kept = sparsify(split.weights, split.bits, limit)
+    shifted = [w + u for w, u in zip(kept, split.dual, strict=True)]
+    quantization = quantize(shifted, nonzeros(kept), limit)
+    target = snap(shifted, quantization.levels)
+    return _dual_step(_Split(kept, target, split.dual, quantization.bits))
+
+
+def _project_copy(split: _Split, limit: jax.Array) -> _Split:
+    shifted = [w + u for w, u in zip(split.weights, split.dual, strict=True)]
+    kept = sparsify(shifted, split.bits, limit)
+    quantization = quantize(kept, nonzeros(kept), limit)
+    target = snap(kept, quantization.levels)
+    return _dual_step(_Split(split.weights, target, split.dual, quantization.bits))
+
+
+def _proximal_step(split: _Split, steps: list[jax.Array], pull: jax.Array) -> _Split:
+    def relax(w: jax.Array, step: jax.Array, v: jax.Array, u: jax.Array) -> jax.Array:
+        return (w + step + pull * (v - u)) / (1 + pull)
+
+    parts = zip(split.weights, steps, split.target, split.dual, strict=True)
+    return split._replace(weights=[relax(*part) for part in parts])
+
+
+def _gradient_penalty(
+    gradients: Sequence[jax.Array], split: _Split, strength: jax.Array
+) -> list[jax.Array]:
+    parts = zip(gradients, split.weights, split.target, split.dual, strict=True)
+    return [(g + (strength * (w - v + u)).astype(g.dtype)) for g, w, v, u in parts]
+
+
+def _differences(
+    new: Sequence[jax.Array], old: Sequence[jax.Array], like: Sequence[jax.Array]
+) -> list[jax.Array]:
+    """Updates from old to new. A pruned weight becomes exactly 0, since p + (0 - p) is exact."""
+    return [(n - o).astype(leaf.dtype) for n, o, leaf in zip(new, old, like, strict=True)]
