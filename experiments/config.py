@@ -1,0 +1,96 @@
+"""What an experiment can be told; the files in `experiments/configs/` hold only what differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from typing import Literal
+
+from experiments import configs
+
+ModelName = Literal["lenet5", "lenet5_relu"]
+DatasetName = Literal["mnist"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One experiment: train a dense baseline or take one, compress it to a budget, measure the file."""
+
+    dataset: DatasetName = "mnist"
+    """What to train on."""
+    model: ModelName = "lenet5"
+    """lenet5 is the papers' (Caffe), without ReLUs after the convolutions."""
+    init: str | None = None
+    """Start from this safetensors file in PyTorch's layout, instead of training a dense baseline."""
+    data_dir: str | None = None
+    """Where the data set is, if it is not the embedded MNIST: see experiments/data/loading.py."""
+    workdir: str | None = None
+    """Where checkpoints, artifact, results and plots go; default work/CONFIG-PRESET-SEED. A run that was stopped goes on from there."""
+    seed: int = 0
+    """Of everything random: same seed, same result."""
+
+    ratio: float | None = None
+    """The budget: compression against float32 in the paper metric. Or give density and bits."""
+    density: float | None = None
+    """The budget as in the paper: bits times the sum of ceil(density x weights) over the kernels."""
+    bits: int | None = None
+    """Bits per nonzero weight, with density; also every kernel's bit-width at the start."""
+
+    train_images: int | None = None
+    """Train on the first so many images only, for a quick look."""
+    batch_size: int = 256
+    """Images per step."""
+    shift: int = 0
+    """Random shifts of the training images, in pixels."""
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 5e-4
+    """L2, on kernels."""
+
+    dense_epochs: int = 0
+    """Epochs of the dense baseline; 0 with --init."""
+    dense_learning_rate: float = 0.05
+    """Peak of the dense baseline's schedule: one epoch of warm-up, then a cosine to 0."""
+
+    epochs: int = 1
+    """Epochs of compression."""
+    warmup_epochs: int = 0
+    """Of them, with a rising learning rate."""
+    learning_rate: float = 0.1
+    """Peak of the compression's schedule; a cosine to 0 after the warm-up."""
+    rho: float = 0.05
+    """ADMM's pull toward the compressed copy."""
+
+    def __post_init__(self) -> None:
+        given = (self.ratio is not None, self.density is not None, self.bits is not None)
+        if given not in ((True, False, False), (False, True, True)):
+            raise ValueError(
+                f"the budget is either --ratio or --density with --bits; got ratio={self.ratio}, "
+                f"density={self.density}, bits={self.bits}"
+            )
+        if self.train_images is not None and self.train_images < self.batch_size:
+            raise ValueError(
+                f"expected train_images of at least a batch, {self.batch_size}; got {self.train_images}"
+            )
+        if self.epochs < 1 or self.dense_epochs < 0 or self.batch_size < 1:
+            raise ValueError(
+                f"expected epochs >= 1, dense_epochs >= 0, batch_size >= 1; got {self.epochs}, "
+                f"{self.dense_epochs}, {self.batch_size}"
+            )
+
+
+def names() -> list[str]:
+    """The configs there are."""
+    return sorted(module.name for module in pkgutil.iter_modules(configs.__path__))
+
+
+def presets(name: str) -> dict[str, Config]:
+    """The presets of a config by name; "default" is among them.
+
+    Raises:
+      ValueError: if there is no such config.
+    """
+    if name not in names():
+        raise ValueError(f"no config {name!r}; there are: {', '.join(names())}")
+    return importlib.import_module(f"experiments.configs.{name}").PRESETS

@@ -1,0 +1,50 @@
+"""Two figures of a run, as PNG: accuracy and size over training, bits and density per layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure  # without pyplot: no display, no global state
+
+_ACCURACY, _SIZE = "tab:blue", "tab:orange"
+
+
+def draw_history(history: list[dict[str, Any]], path: Path) -> None:
+    """Validation error and paper-metric ratio by epoch."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    errors = figure.subplots()
+    epochs = [row["epoch"] for row in history]
+    wrong = [100 * (1 - row["validation_accuracy"]) for row in history]
+    errors.semilogy(epochs, wrong, "o-", color=_ACCURACY, markersize=3)
+    errors.set(xlabel="epoch", title="Validation error and size over training")
+    errors.set_ylabel("validation error, %", color=_ACCURACY)
+    sizes = errors.twinx()
+    compressed = [row for row in history if "paper_ratio" in row]
+    ratios = [row["paper_ratio"] for row in compressed]
+    sizes.plot([row["epoch"] for row in compressed], ratios, "s-", color=_SIZE, markersize=3)
+    sizes.set_ylabel("paper-metric ratio", color=_SIZE)
+    sizes.set_ylim(bottom=0)
+    first = compressed[0]["epoch"]
+    if first > epochs[0]:
+        errors.axvline(first - 0.5, color="grey", linestyle=":")
+        errors.annotate(
+            "compression starts", (first - 0.5, wrong[0]), rotation=90, va="top", ha="right"
+        )
+    figure.savefig(path, dpi=120)
+
+
+def draw_layers(leaves: list[dict[str, Any]], path: Path) -> None:
+    """Bits per nonzero and share of nonzeros of each compressed leaf."""
+    rows = [row for row in leaves if row["what"] != "stored"]
+    names = [row["path"] for row in rows]
+    figure = Figure(figsize=(max(6, 1.2 * len(rows)), 4.5), layout="constrained")
+    bits, density = figure.subplots(2, 1, sharex=True)
+    bits.bar(names, [row["bits"] for row in rows], color=_ACCURACY)
+    bits.set(ylabel="bits per nonzero", title="What each layer was given")
+    shares = [100 * row["nonzeros"] / row["weights"] for row in rows]
+    bars = density.bar(names, shares, color=_SIZE)
+    density.bar_label(bars, [f"{share:.2g}" for share in shares])
+    density.set(ylabel="nonzeros, %", yscale="log")
+    density.tick_params(axis="x", labelrotation=30)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,78 @@
+"""python -m experiments.publish NAME WORKDIR ...: puts finished runs, one per seed, on record.
+
+Writes experiments/results/NAME.json, with all runs and their median, and the artifact of the run with the median
+accuracy as experiments/artifacts/NAME.jpq.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from experiments.files import write_json
+
+_HERE = Path(__file__).parent
+RESULTS, ARTIFACTS = _HERE / "results", _HERE / "artifacts"
+_FIGURES = (
+    "accuracy",
+    "baseline_accuracy",
+    "file_bytes",
+    "true_ratio",
+    "paper_ratio",
+    "pruning_ratio",
+)
+
+
+def publish(name: str, workdirs: list[Path]) -> dict[str, Any]:
+    """Raises ValueError if a run is not finished, or the runs differ in more than the seed."""
+    runs = [_finished(workdir) for workdir in workdirs]
+    first = runs[0]["settings"]
+    for workdir, run in zip(workdirs, runs, strict=True):
+        if {**run["settings"], "seed": None} != {**first, "seed": None}:
+            raise ValueError(f"{workdir}: its settings differ from those of {workdirs[0]}")
+    middle = statistics.median_low(run["accuracy"] for run in runs)
+    chosen = next(i for i, run in enumerate(runs) if run["accuracy"] == middle)
+    record = {
+        "name": name,
+        "artifact": f"{name}.jpq",
+        "artifact_seed": runs[chosen]["seed"],
+        "median": {key: statistics.median(run[key] for run in runs) for key in _FIGURES},
+        "runs": runs,
+    }
+    for folder in (RESULTS, ARTIFACTS):
+        folder.mkdir(exist_ok=True)
+    shutil.copyfile(workdirs[chosen] / "artifact.jpq", ARTIFACTS / f"{name}.jpq")
+    write_json(RESULTS / f"{name}.json", record)
+    return record
+
+
+def _finished(workdir: Path) -> dict[str, Any]:
+    path = workdir / "results.json"
+    if not path.exists():
+        raise ValueError(f"{workdir}: has no results.json; the run is not finished")
+    return json.loads(path.read_text())
+
+
+def main(name: tyro.conf.Positional[str], workdirs: tyro.conf.Positional[list[Path]]) -> int:
+    """Puts finished runs, one per seed, on record.
+
+    Args:
+      name: of the record: CONFIG or CONFIG-VARIANT.
+      workdirs: the runs' work directories.
+    """
+    try:
+        print(json.dumps(publish(name, workdirs)["median"]))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main, prog="python -m experiments.publish"))

@@ -1,0 +1,110 @@
+"""python -m experiments.render: writes the tables of README.md from experiments/results/*.json."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.publish import RESULTS
+
+README = Path(__file__).parent.parent / "README.md"
+_PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rendered(readme: str) -> str:
+    """README's text with each table between its marks made anew.
+
+    Raises:
+      ValueError: a mark that names no table.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        opening, name, closing = match.groups()
+        if name not in _TABLES:
+            raise ValueError(
+                f"README has a place for table {name!r}; there are: {', '.join(_TABLES)}"
+            )
+        return opening + _TABLES[name]() + closing
+
+    return _PLACE.sub(table, readme)
+
+
+def _load(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _markdown(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _records() -> str:
+    """Every record: the median of its seeds, and their range."""
+    columns = [
+        "record",
+        "seeds",
+        "dense",
+        "compressed",
+        "paper metric",
+        "pruning",
+        "file",
+        "true ratio",
+    ]
+    rows = []
+    for path in sorted(RESULTS.glob("*.json")):
+        record = _load(path.stem)
+        if "median" not in record:
+            continue
+        median, reached = record["median"], [run["accuracy"] for run in record["runs"]]
+        spread = (
+            f" ({_percent(min(reached))} to {_percent(max(reached))})" if len(reached) > 1 else ""
+        )
+        rows.append(
+            [
+                f"`{record['name']}`",
+                str(len(reached)),
+                _percent(median["baseline_accuracy"]),
+                _percent(median["accuracy"]) + spread,
+                f"{median['paper_ratio']:,.0f}x",
+                f"{median['pruning_ratio']:,.0f}x",
+                f"{median['file_bytes']:,.0f} B",
+                f"{median['true_ratio']:,.0f}x",
+            ]
+        )
+    return _markdown(columns, rows)
+
+
+def _projections() -> str:
+    """The published projections against the authors' own."""
+    columns = ["model", "density, bits", "budget, bits", "authors' code", "this library", "time"]
+    rows = [
+        [
+            row["checkpoint"],
+            f"{row['density']}, {row['bits']}",
+            f"{row['budget_bits']:,}",
+            f"{row['published_distortion']:.5f}",
+            f"{row['distortion']:.5f}",
+            f"{row['seconds']:.2f} s",
+        ]
+        for row in _load("published_projections")["rows"]
+    ]
+    return _markdown(columns, rows)
+
+
+_TABLES = {"records": _records, "projections": _projections}
+
+
+def main() -> int:
+    README.write_text(rendered(README.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""The train loop: a dense stage, then compression under a budget by ADMM, epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import jpq_jax
+from experiments import checkpoints
+from experiments.config import Config
+from experiments.data import Dataset, normalize, random_shift
+from experiments.model import Model, accuracy
+
+History = list[dict[str, Any]]
+
+
+class Stage(NamedTuple):
+    """Attributes:
+    name: "dense" or "compress".
+    epochs: how long.
+    optimizer: optax's; that of "compress" ends in `jpq_jax.admm`.
+    """
+
+    name: str
+    epochs: int
+    optimizer: optax.GradientTransformationExtraArgs
+
+
+class Snapshot(NamedTuple):
+    """All that a run needs to go on.
+
+    Attributes:
+      params: the trained params.
+      opt_state: the optimizer's state.
+      baseline: the dense params that compression started from.
+      best: the codes of the epoch that is best on the validation split; None in the dense stage.
+      best_accuracy: [] float32, of `best` on the validation split.
+    """
+
+    params: Any
+    opt_state: Any
+    baseline: Any
+    best: Any
+    best_accuracy: jax.Array
+
+
+def budget_of(config: Config, params: Any) -> jpq_jax.Budget:
+    """The config's budget for a model."""
+    if config.ratio is not None:
+        return jpq_jax.Budget(ratio=config.ratio)
+    if config.density is None or config.bits is None:
+        raise ValueError("the config has neither a ratio nor a density and bits")
+    leaves = jax.tree.leaves(params)
+    kernels = [
+        leaf
+        for leaf, plan in zip(leaves, jpq_jax.plan_leaves(params), strict=True)
+        if plan.compress
+    ]
+    return jpq_jax.Budget(
+        bits=config.bits * sum(math.ceil(config.density * k.size) for k in kernels)
+    )
+
+
+def stages_of(config: Config, params: Any, steps: int) -> list[Stage]:
+    """The stages of a run. steps: optimizer steps in an epoch."""
+    stages = []
+    if config.dense_epochs and not config.init:
+        peak, decay = config.dense_learning_rate, config.dense_epochs
+        schedule = _schedule(peak, steps, decay * steps)
+        stages.append(Stage("dense", decay, optax.chain(*_sgd(config, schedule))))
+    schedule = _schedule(config.learning_rate, config.warmup_epochs * steps, config.epochs * steps)
+    compression = jpq_jax.admm(
+        budget_of(config, params),
+        rho=config.rho,
+        every=steps,
+        learning_rate=schedule,
+        start_bits=config.bits or 3,
+    )
+    chain = optax.chain(*_sgd(config, schedule), compression)
+    return [*stages, Stage("compress", config.epochs, chain)]
+
+
+def _schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    cosine = optax.cosine_decay_schedule(peak, max(total_steps - warmup_steps, 1))
+    if warmup_steps == 0:
+        return cosine
+    rise = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))
+    return optax.join_schedules([rise, cosine], [warmup_steps])
+
+
+def _sgd(config: Config, schedule: optax.Schedule) -> list[optax.GradientTransformation]:
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda p: p.ndim >= 2, params)
+
+    return [
+        optax.add_decayed_weights(config.weight_decay, kernels),
+        optax.sgd(schedule, momentum=config.momentum),
+    ]
+
+
+def epoch_function(
+    model: Model, dataset: Dataset, config: Config, optimizer: optax.GradientTransformationExtraArgs
+) -> Callable[..., tuple[Any, Any, jax.Array]]:
+    """One epoch as one compiled program: (params, opt_state, images, labels, key) -> the same, and the mean loss.
+
+    images: [N, H, W, C] uint8, all of them on the device; they are shuffled, shifted and normalized inside.
+    """
+    size = config.batch_size
+
+    def loss(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+        logits = model.logits(params, normalize(images, dataset.mean, dataset.std))
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    def epoch(params: Any, opt_state: Any, images: jax.Array, labels: jax.Array, key: jax.Array):
+        order_key, shift_key = jax.random.split(key)
+        steps = len(labels) // size
+        order = jax.random.permutation(order_key, len(labels))[: steps * size]
+
+        def step(carry: tuple[Any, Any], batch: tuple[jax.Array, jax.Array]):
+            params, opt_state = carry
+            chosen, key = batch
+            seen = images[chosen]
+            if config.shift:
+                seen = random_shift(key, seen, config.shift)
+            value, gradients = jax.value_and_grad(loss)(params, seen, labels[chosen])
+            updates, opt_state = optimizer.update(gradients, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), value
+
+        batches = (order.reshape(steps, size), jax.random.split(shift_key, steps))
+        (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), batches)
+        return params, opt_state, jnp.mean(losses)
+
+    return jax.jit(epoch, donate_argnums=(0, 1))
+
+
+def train(
+    config: Config, model: Model, dataset: Dataset, workdir: Path, console: Console
+) -> tuple[Snapshot, History]:
+    """Runs all stages, from the last checkpoint in `workdir` if there is one, and returns where they end."""
+    stages = stages_of(config, model.params, len(dataset.train.labels) // config.batch_size)
+    images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
+    store = checkpoints.Checkpoints(workdir / "checkpoints")
+    done, history = store.latest(), []
+    stage, _ = _stage_of(stages, max(done - 1, 0))
+    snapshot = _begin(stage, model.params)
+    if done:
+        snapshot, history = store.restore(done, snapshot)
+        console.print(f"going on after epoch {done}, found in {workdir}")
+    run_epoch = epoch_function(model, dataset, config, stage.optimizer)
+    total = sum(stage.epochs for stage in stages)
+    with _progress(console) as progress:
+        bar = progress.add_task("training", total=total, completed=done)
+        for epoch in range(done, total):
+            started = time.monotonic()
+            stage, is_new = _stage_of(stages, epoch)
+            if is_new:
+                snapshot = _begin(stage, snapshot.params)
+                run_epoch = epoch_function(model, dataset, config, stage.optimizer)
+            key = jax.random.fold_in(jax.random.key(config.seed), epoch)
+            trained = (snapshot.params, snapshot.opt_state)
+            params, opt_state, loss = run_epoch(*trained, images, labels, key)
+            snapshot = snapshot._replace(params=params, opt_state=opt_state)
+            snapshot, measured = _measure(stage, snapshot, model, dataset)
+            row = {"epoch": epoch + 1, "stage": stage.name, "loss": float(loss), **measured}
+            history.append({**row, "seconds": round(time.monotonic() - started, 2)})
+            store.save(epoch + 1, snapshot, history)
+            console.print(_line(history[-1]), highlight=False)
+            progress.advance(bar)
+    store.close()
+    return snapshot, history
+
+
+def _stage_of(stages: list[Stage], epoch: int) -> tuple[Stage, bool]:
+    """The stage that an epoch, counted from 0, is in, and whether it is the stage's first."""
+    for stage in stages:
+        if epoch < stage.epochs:
+            return stage, epoch == 0
+        epoch -= stage.epochs
+    raise ValueError(f"epoch is {epoch + 1} beyond the last")
+
+
+def _begin(stage: Stage, params: Any) -> Snapshot:
+    opt_state = stage.optimizer.init(params)
+    nothing = jnp.float32(-1)
+    if stage.name == "dense":
+        return Snapshot(params, opt_state, None, None, nothing)
+    best = jpq_jax.finalize(params, opt_state)
+    return Snapshot(params, opt_state, _kept(params), _kept(best), nothing)
+
+
+def _kept(tree: Any) -> Any:
+    """A copy of its own: the next epoch is given the params' memory, stored leaves of codes included."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _measure(
+    stage: Stage, snapshot: Snapshot, model: Model, dataset: Dataset
+) -> tuple[Snapshot, dict[str, Any]]:
+    """Accuracy on the validation split, of the compressed params where there are any; keeps the best."""
+    if stage.name == "dense":
+        reached = accuracy(model, snapshot.params, dataset, dataset.validation)
+        return snapshot, {"validation_accuracy": reached}
+    codes = jpq_jax.finalize(snapshot.params, snapshot.opt_state)
+    reached = accuracy(model, jpq_jax.dequantize(codes), dataset, dataset.validation)
+    if reached >= float(snapshot.best_accuracy):  # of equals the later, which has settled more
+        snapshot = snapshot._replace(best=_kept(codes), best_accuracy=jnp.float32(reached))
+    rates = [r for r in jpq_jax.account(codes) if not r.stored]
+    nonzeros = sum(r.nonzeros for r in rates)
+    return snapshot, {
+        "validation_accuracy": reached,
+        "paper_ratio": jpq_jax.paper_ratio(codes),
+        "density": nonzeros / sum(r.weights for r in rates),
+        "bits": [r.bits for r in rates],
+        "file_bytes_ideal": round(jpq_jax.rate_bits(codes, "file") / 8),
+    }
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=console)
+
+
+def _line(row: dict[str, Any]) -> str:
+    parts = [f"epoch {row['epoch']:3d}  {row['stage']:8s}  loss {row['loss']:.4f}"]
+    parts.append(f"validation {100 * row['validation_accuracy']:.2f} %")
+    if "paper_ratio" in row:
+        parts.append(f"{row['paper_ratio']:,.0f}x  bits {row['bits']}")
+    return "  ".join([*parts, f"{row['seconds']:.1f} s"])
