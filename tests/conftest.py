@@ -1,0 +1,16 @@
+"""Strict numerics for every test, on eight virtual devices. Set before JAX is first imported."""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax
+
+# Many tests compile the same programs; kept beside pytest's own cache, by their content.
+CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
+
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -1,0 +1,364 @@
+"""One table: every transformation keeps optax's contract. A new transformation is a new row."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jpq_jax
+
+RATE = 0.1
+
+
+class Row(NamedTuple):
+    factory: Callable[..., optax.GradientTransformationExtraArgs]
+    options: dict[str, Any]
+    number: str  # a hyperparameter that may be a schedule
+    last: bool  # in a chain, after the optimizer proper
+
+    def make(self, **options: Any) -> optax.GradientTransformationExtraArgs:
+        return self.factory(**self.options | options)
+
+
+ADMM = {"budget": jpq_jax.Budget(ratio=20), "rho": 0.5, "every": 2}
+
+ROWS = {
+    "admm-proximal": Row(jpq_jax.admm, ADMM | {"learning_rate": RATE}, "rho", last=True),
+    "admm-gradient": Row(jpq_jax.admm, ADMM | {"penalty": "gradient"}, "rho", last=False),
+}
+
+every_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+
+
+def chained(row: Row, **options: Any) -> optax.GradientTransformationExtraArgs:
+    sgd, compression = optax.sgd(RATE, momentum=0.9), row.make(**options)
+    return optax.chain(sgd, compression) if row.last else optax.chain(compression, sgd)
+
+
+def make_params(dtype: Any = jnp.float32) -> dict[str, Any]:
+    draw = np.random.default_rng(0)
+    return {
+        "conv": {
+            "kernel": jnp.asarray(draw.normal(size=(4, 4, 2, 8)), dtype),
+            "bias": jnp.asarray(draw.normal(size=8), dtype),
+        },
+        "dense": {
+            "kernel": jnp.asarray(draw.normal(size=(64, 16)), dtype),
+            "bias": jnp.asarray(draw.normal(size=16), dtype),
+        },
+    }
+
+
+def gradients(params: Any, step: int = 0) -> Any:
+    return jax.tree.map(lambda p: (p * (0.1 * (step + 1))).astype(p.dtype), params)
+
+
+def run(optimizer: Any, params: Any, steps: int = 4) -> tuple[Any, Any]:
+    update = jax.jit(optimizer.update)
+    state = optimizer.init(params)
+    for step in range(steps):
+        updates, state = update(gradients(params, step), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def assert_same(got: Any, expected: Any) -> None:
+    """Leaf by leaf, whatever the containers; what is pruned in one is pruned in the other."""
+    got, expected = jax.tree.leaves(got), jax.tree.leaves(expected)
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(a) == 0, np.asarray(b) == 0)
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-6)
+
+
+@every_row
+def test_needs_params(row: Row) -> None:
+    params = make_params()
+    optimizer = row.make()
+    with pytest.raises(ValueError, match="params"):
+        optimizer.update(gradients(params), optimizer.init(params))
+
+
+@every_row
+def test_lets_unknown_extra_arguments_pass(row: Row) -> None:
+    params = make_params()
+    optimizer = chained(row)
+    plain, _ = optimizer.update(gradients(params), optimizer.init(params), params)
+    extra, _ = optimizer.update(gradients(params), optimizer.init(params), params, loss=1.0)
+    chex.assert_trees_all_equal(plain, extra)
+
+
+@every_row
+def test_jit_equals_eager(row: Row) -> None:
+    params = make_params()
+    optimizer = chained(row)
+    state = optimizer.init(params)
+    for step in range(3):
+        eager = optimizer.update(gradients(params, step), state, params)
+        jitted = jax.jit(optimizer.update)(gradients(params, step), state, params)
+        assert_same(jitted, eager)
+        params, state = optax.apply_updates(params, eager[0]), eager[1]
+
+
+@every_row
+def test_traces_once(row: Row) -> None:
+    params = make_params()
+    optimizer = chained(row)
+    chex.clear_trace_counter()  # which goes by name
+    traced = chex.assert_max_traces(optimizer.update, n=1)
+    step = jax.jit(traced)
+    state = optimizer.init(params)
+    for _ in range(4):
+        updates, state = step(gradients(params), state, params)
+        params = optax.apply_updates(params, updates)
+
+
+@every_row
+def test_donated_state_and_params(row: Row) -> None:
+    optimizer = chained(row)
+
+    def step(params: Any, state: Any) -> tuple[Any, Any]:
+        updates, state = optimizer.update(gradients(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    donating = jax.jit(step, donate_argnums=(0, 1))
+    params = make_params()
+    state = optimizer.init(params)
+    kept, kept_state = make_params(), optimizer.init(make_params())
+    for _ in range(3):
+        params, state = donating(params, state)
+        kept, kept_state = jax.jit(step)(kept, kept_state)
+    chex.assert_trees_all_equal(params, kept)
+
+
+@every_row
+def test_multi_steps(row: Row) -> None:
+    params = make_params()
+    optimizer = optax.MultiSteps(chained(row), every_k_schedule=2)
+    with jax.numpy_dtype_promotion("standard"):  # which optax's own arithmetic there needs
+        reached, state = run(optimizer, params, steps=4)
+    assert optax.tree.get(state, "admm_count") == 2
+    codes = jpq_jax.finalize(reached, state)
+    assert jpq_jax.paper_ratio(codes) >= 20
+
+
+@every_row
+def test_inject_hyperparams(row: Row) -> None:
+    params = make_params()
+    injected = optax.inject_hyperparams(row.factory)(**row.options)
+    reached, state = run(injected, params)
+    assert_same(reached, run(row.make(), params)[0])
+    assert float(state.hyperparams[row.number]) == row.options[row.number]
+
+
+@every_row
+def test_schedules(row: Row) -> None:
+    params = make_params()
+    value = row.options[row.number]
+    constant = row.make(**{row.number: optax.constant_schedule(value)})
+    assert_same(run(constant, params)[0], run(row.make(), params)[0])
+    rising = row.make(**{row.number: optax.linear_schedule(0.0, 10 * value, 4)})
+    gap = jax.tree.map(lambda a, b: a - b, run(rising, params)[0], run(constant, params)[0])
+    assert optax.tree.norm(gap) > 1e-3
+
+
+@every_row
+def test_partition(row: Row) -> None:
+    params = make_params()
+    labels = {"conv": "compressed", "dense": "free"}
+    optimizer = optax.partition({"compressed": chained(row), "free": optax.sgd(RATE)}, labels)
+    reached, state = run(optimizer, params)
+    alone, _ = run(chained(row), {"conv": params["conv"]})
+    assert_same(reached["conv"], alone["conv"])
+    codes = jpq_jax.finalize(reached, state)
+    assert isinstance(codes["conv"]["kernel"], jpq_jax.Codes)
+    assert not isinstance(codes["dense"]["kernel"], jpq_jax.Codes)
+
+
+@every_row
+def test_two_partitions_with_budgets_of_their_own(row: Row) -> None:
+    params = make_params()
+    groups = {"conv": chained(row), "dense": chained(row)}
+    optimizer = optax.partition(groups, {"conv": "conv", "dense": "dense"})
+    codes = jpq_jax.finalize(*run(optimizer, params))
+    for part in codes.values():
+        assert jpq_jax.paper_ratio(part) >= 20
+
+
+@every_row
+@pytest.mark.parametrize("how", ["tree", "callable"])
+def test_masked(row: Row, how: str) -> None:
+    params = make_params()
+    mask: Any = {"conv": True, "dense": False}
+    masked = optax.masked(row.make(), mask if how == "tree" else lambda _: mask)
+    updates, _ = masked.update(gradients(params), masked.init(params), params)
+    chex.assert_trees_all_equal(updates["dense"], gradients(params)["dense"])
+    reached, state = run(masked, params)
+    codes = jpq_jax.finalize(reached, state)
+    assert isinstance(codes["conv"]["kernel"], jpq_jax.Codes)
+    assert not isinstance(codes["dense"]["kernel"], jpq_jax.Codes)
+
+
+@every_row
+def test_where_is_a_mask_or_a_predicate(row: Row) -> None:
+    params = make_params()
+    by_mask = chained(row, where={"conv": {"kernel": True, "bias": False}, "dense": False})
+    by_path = chained(row, where=lambda path, leaf: path == "conv/kernel" and leaf.ndim == 4)
+    chex.assert_trees_all_equal(run(by_mask, params)[0], run(by_path, params)[0])
+
+
+@every_row
+def test_map_params(row: Row) -> None:
+    params = make_params()
+    optimizer = chained(row)
+    shifted = optax.tree.map_params(optimizer, lambda leaf: leaf + 1, optimizer.init(params))
+    assert float(jnp.min(optax.tree.get(shifted, "dual")["conv"]["kernel"])) == 1
+    np.testing.assert_array_equal(
+        optax.tree.get(shifted, "leaf_bits"), optax.tree.get(optimizer.init(params), "leaf_bits")
+    )
+
+
+@every_row
+def test_state_is_stable_under_cond(row: Row) -> None:
+    params = make_params()
+    optimizer = chained(row)
+
+    @jax.jit
+    def maybe(flag: jax.Array, state: Any) -> tuple[Any, Any]:
+        def go() -> tuple[Any, Any]:
+            return optimizer.update(gradients(params), state, params)
+
+        return jax.lax.cond(flag, go, lambda: (jax.tree.map(jnp.zeros_like, params), state))
+
+    state = optimizer.init(params)
+    _, after = maybe(jnp.asarray(True), state)
+    _, same = maybe(jnp.asarray(False), state)
+    chex.assert_trees_all_equal(state, same)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+
+
+@every_row
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_dtypes_are_kept(row: Row, dtype: Any) -> None:
+    params = make_params(dtype)
+    optimizer = chained(row)
+    updates, state = optimizer.update(gradients(params), optimizer.init(params), params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, optimizer.init(params))
+    codes = jpq_jax.finalize(*run(optimizer, params))
+    chex.assert_trees_all_equal_shapes_and_dtypes(jpq_jax.dequantize(codes), params)
+
+
+@every_row
+def test_abstract_init(row: Row) -> None:
+    params = make_params()
+    optimizer = row.make()
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+    concrete = optimizer.init(params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(optimizer.init(shapes), concrete)
+    chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(optimizer.init, shapes), concrete)
+
+
+class NnxNet(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(2, 8, (4, 4), rngs=rngs)
+        self.dense = nnx.Linear(64, 16, rngs=rngs)
+
+
+class LinenNet(linen.Module):
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = linen.Conv(8, (4, 4), padding="VALID", name="conv")(x)
+        return linen.Dense(16, name="dense")(x.reshape(1, -1)[:, :64])
+
+
+class Layer(eqx.Module):
+    bias: jax.Array
+    kernel: jax.Array
+
+
+class EquinoxNet(eqx.Module):
+    conv: Layer
+    dense: Layer
+
+
+def as_nnx(params: Any) -> Any:
+    state = nnx.state(NnxNet(nnx.Rngs(0)), nnx.Param)
+    nnx.replace_by_pure_dict(state, params)
+    return state
+
+
+def as_linen(params: Any) -> Any:
+    variables = LinenNet().init(jax.random.key(0), jnp.zeros((1, 12, 12, 2)))
+    return {"params": jax.tree.map(lambda _, p: p, variables["params"], params)}
+
+
+def as_equinox(params: Any) -> Any:
+    return EquinoxNet(Layer(**params["conv"]), Layer(**params["dense"]))
+
+
+TREES = {"nnx": as_nnx, "linen": as_linen, "equinox": as_equinox}
+
+
+@every_row
+@pytest.mark.parametrize("convert", TREES.values(), ids=TREES)
+def test_any_pytree(row: Row, convert: Callable[[Any], Any]) -> None:
+    params = make_params()
+    tree = convert(params)
+    reached, state = run(chained(row), tree)
+    expected, expected_state = run(chained(row), params)
+    assert jax.tree.structure(reached) == jax.tree.structure(tree)
+    assert_same(reached, expected)
+    codes = jpq_jax.finalize(reached, state)
+    expected_codes = jpq_jax.finalize(expected, expected_state)
+    assert_same(jpq_jax.dequantize(codes), jpq_jax.dequantize(expected_codes))
+    assert [path.split("/")[-2:] for path, _ in jpq_jax.leaves_with_paths(codes)] == [
+        path.split("/") for path, _ in jpq_jax.leaves_with_paths(expected_codes)
+    ]
+
+
+SPECS = {
+    "conv": {"kernel": P(None, None, None, "x"), "bias": P("x")},
+    "dense": {"kernel": P("x", "y"), "bias": P("y")},
+}
+
+
+@every_row
+@pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto])
+def test_eight_devices_equal_one(row: Row, axis_type: AxisType) -> None:
+    params = make_params()
+    expected, expected_state = run(chained(row), params)
+    expected_codes = jpq_jax.finalize(expected, expected_state)
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axis_type,) * 2)
+    with jax.set_mesh(mesh):
+        spread = jax.tree.map(lambda p, s: jax.device_put(p, NamedSharding(mesh, s)), params, SPECS)
+        reached, state = run(chained(row), spread)
+        codes = jpq_jax.finalize(reached, state)
+    assert_same(reached, expected)
+    assert_same(codes, expected_codes)
+    for leaf in jax.tree.leaves(reached):
+        assert len(leaf.sharding.device_set) == 8
+    assert not reached["dense"]["kernel"].sharding.is_fully_replicated
+
+
+@every_row
+def test_sharded_leaves_are_not_gathered(row: Row) -> None:
+    optimizer = row.make()
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        sharding = NamedSharding(mesh, P("x", None))
+        params = {"kernel": jax.device_put(jnp.ones((64, 512)), sharding)}
+        lowered = jax.jit(optimizer.update).lower(params, optimizer.init(params), params)
+    text = lowered.compile().as_text()
+    assert "all-reduce" in text
+    for gather in ("all-gather", "all-to-all", "collective-permute"):
+        assert gather not in text

@@ -1,0 +1,42 @@
+"""Every artifact on record is decoded and measured again; README says what the results say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import evaluate, render
+from experiments.publish import ARTIFACTS, RESULTS
+
+RECORDS = [
+    path for path in sorted(RESULTS.glob("*.json")) if "median" in json.loads(path.read_text())
+]
+
+
+def test_artifacts_and_results_belong_together() -> None:
+    assert {path.stem for path in ARTIFACTS.glob("*.jpq")} == {path.stem for path in RECORDS}
+    assert RECORDS
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_record_is_what_it_says(path: Path) -> None:
+    record = json.loads(path.read_text())
+    said = next(run for run in record["runs"] if run["seed"] == record["artifact_seed"])
+    measured = evaluate.measure(ARTIFACTS / record["artifact"])
+    for key in ("dataset", "model", "baseline_accuracy", "file_bytes"):
+        assert measured[key] == said[key], key
+    for key in ("paper_ratio", "true_ratio", "pruning_ratio"):
+        assert measured[key] == pytest.approx(said[key], rel=1e-12), key
+    # Two images of 10,000, for another machine's rounding.
+    assert measured["accuracy"] == pytest.approx(said["accuracy"], abs=2.5e-4)
+
+
+def test_the_papers_setting_meets_its_target() -> None:
+    median = json.loads((RESULTS / "lenet5_mnist-paper.json").read_text())["median"]
+    assert median["paper_ratio"] >= 1975
+    assert median["accuracy"] >= 0.9914
+
+
+def test_readme_shows_the_results() -> None:
+    text = render.README.read_text()
+    assert render.rendered(text) == text, "run: python -m experiments.render"
