@@ -61,6 +61,8 @@ class Config:
     """Peak of the compression's schedule; a cosine to 0 after the warm-up."""
     rho: float = 0.05
     """ADMM's pull toward the compressed copy."""
+    rho_final: float | None = None
+    """The pull rises to this, by the same factor every step; by default it stays."""
 
     def __post_init__(self) -> None:
         given = (self.ratio is not None, self.density is not None, self.bits is not None)

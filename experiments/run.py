@@ -111,6 +111,9 @@ def main(arguments: list[str]) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last epoch", file=sys.stderr)
+        return 130
     return 0
 
 

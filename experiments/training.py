@@ -80,7 +80,7 @@ def stages_of(config: Config, params: Any, steps: int) -> list[Stage]:
     schedule = _schedule(config.learning_rate, config.warmup_epochs * steps, config.epochs * steps)
     compression = jpq_jax.admm(
         budget_of(config, params),
-        rho=config.rho,
+        rho=_pull(config, config.epochs * steps),
         every=steps,
         learning_rate=schedule,
         start_bits=config.bits or 3,
@@ -95,6 +95,12 @@ def _schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedul
         return cosine
     rise = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))
     return optax.join_schedules([rise, cosine], [warmup_steps])
+
+
+def _pull(config: Config, total_steps: int) -> optax.ScalarOrSchedule:
+    if config.rho_final is None:
+        return config.rho
+    return optax.exponential_decay(config.rho, total_steps, config.rho_final / config.rho)
 
 
 def _sgd(config: Config, schedule: optax.Schedule) -> list[optax.GradientTransformation]:

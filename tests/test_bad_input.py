@@ -120,6 +120,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         projected({"kernel": "text"}),
         "'kernel': got str, expected an array",
     ),
+    "a number for a budget": (started(budget=20), "budget=20, expected a jpq_jax.Budget"),
     "no epochs between projections": (started(every=0), "every=0, expected at least 1"),
     "bits out of range": (started(start_bits=9), "start_bits=9, expected 1 to 8"),
     "unknown penalty": (started(penalty="exact"), "'exact', expected 'proximal' or 'gradient'"),

@@ -173,15 +173,34 @@ def test_scaling_by_a_power_of_two_scales_the_levels(power: int):
     np.testing.assert_array_equal(scaled, np.ldexp(codebooks("laplace"), power))
 
 
+MIXED = ("laplace", "uniform", "gaussian pruned by 95 %", "nothing")
+quantize_jit = jax.jit(quantize)
+
+
+def chosen_bits(capacity: int, power: int = 0) -> np.ndarray:
+    x = [distributions()[name] for name in MIXED]
+    counts = np.array([np.count_nonzero(w) for w in x], np.uint32)
+    return np.asarray(
+        quantize_jit([np.ldexp(w, power) for w in x], counts, np.uint32(capacity)).bits
+    )
+
+
 @pytest.mark.parametrize("power", [-100, 100])
 def test_choice_of_bits_does_not_depend_on_the_scale(power: int):
-    x = [distributions()[n] for n in ("laplace", "uniform", "gaussian pruned by 95 %", "nothing")]
-    counts = np.array([np.count_nonzero(w) for w in x], np.uint32)
-    choose = jax.jit(quantize)
-    limit = np.uint32(4 * counts.sum())
-    bits = np.asarray(choose(x, counts, limit).bits)
+    bits = chosen_bits(4 * 41_000)
     assert 1 < bits.max() < 8
-    np.testing.assert_array_equal(choose([np.ldexp(w, power) for w in x], counts, limit).bits, bits)
+    np.testing.assert_array_equal(chosen_bits(4 * 41_000, power), bits)
+
+
+def test_chosen_bits_keep_to_the_capacity():
+    counts = np.array([np.count_nonzero(distributions()[name]) for name in MIXED])
+    assert counts.sum() == 41_000
+    for per_weight in np.linspace(1, 8, 50):
+        capacity = int(per_weight * counts.sum())
+        assert (chosen_bits(capacity) * counts).sum() <= capacity
+    np.testing.assert_array_equal(chosen_bits(41_000), 1)
+    np.testing.assert_array_equal(chosen_bits(8 * 41_000), np.where(counts, 8, 1))
+    assert chosen_bits(8 * 41_000 - 1)[:3].min() < 8
 
 
 def test_the_mean_of_many_equal_weights_is_their_value():

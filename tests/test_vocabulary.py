@@ -173,17 +173,15 @@ FAULTS = {
     "NaN value": (changed(codebook=book(0, 1, math.nan)), "not finite"),
     "infinite value": (changed(codebook=book(0, -math.inf, 1)), "not finite"),
     "pruned is not 0": (changed(codebook=book(0.1, -0.5, 0.25, 1.5)), r"codebook\[0\] = 0.1"),
-    # Stated by `Codes`, too:
+    "pruned is -0": (changed(codebook=book(-0.0, -0.5, 0.25, 1.5)), r"codebook\[0\] = -0.0"),
+    "bits per channel": (changed(bits=jnp.array([2, 2])), r"shape \(2,\), expected a scalar"),
     "codebook of another dtype": (
         changed(codebook=book(0, 1, 2, 3).astype(jnp.bfloat16)),
         "bfloat16",
     ),
     "values not ascending": (changed(codebook=book(0, 0.25, -0.5, 1.5)), "ascending"),
     "a value twice": (changed(codebook=book(0, -0.5, 0.25, 0.25)), "ascending"),
-    "a kept weight without a value": (changed(codebook=book(0, -0.5, 0.25)), "value|nonzero"),
-    "unused entry before a used one": (changed(codebook=book(0, -0.5, 0, 1.5)), "ascending|last"),
     "a value beyond the bits": (changed(codebook=book(0, -0.5, 0.25, 1.5, last=2)), "bits|values"),
-    "more bits than the values need": (changed(bits=jnp.int32(3)), "3 bits"),
     "not a float dtype": (changed(dtype="int32"), "int32"),
     "no dtype": (changed(dtype="floaty"), "floaty"),
 }

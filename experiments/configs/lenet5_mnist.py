@@ -10,9 +10,9 @@ PRESETS = {
     "default": Config(
         ratio=500,
         shift=2,
-        dense_epochs=6,
-        epochs=14,
-        warmup_epochs=2,
+        dense_epochs=5,
+        epochs=12,
+        warmup_epochs=1,
     ),
     "paper": Config(
         density=0.0054,

@@ -7,7 +7,7 @@ after Yang et al., CVPR 2020 (arXiv 1910.05897).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -83,7 +83,7 @@ def admm(
     Raises:
       ValueError: an option out of range; in `init` and `update`, a tree with nothing to compress.
     """
-    _check_options(every, start_bits, penalty, learning_rate)
+    _check_options(budget, every, start_bits, penalty, learning_rate)
 
     def init(params: PyTree) -> AdmmState:
         plan = plan_leaves(params, where)
@@ -136,7 +136,11 @@ def admm(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _check_options(every: int, start_bits: int, penalty: str, learning_rate: Any) -> None:
+def _check_options(
+    budget: Budget, every: int, start_bits: int, penalty: str, learning_rate: Any
+) -> None:
+    if not isinstance(budget, Budget):
+        raise ValueError(f"admm: got budget={budget!r}, expected a jpq_jax.Budget")
     # Under optax.inject_hyperparams the numbers arrive as arrays, checked when they were floats or ints.
     if isinstance(every, int) and every < 1:
         raise ValueError(f"admm: got every={every}, expected at least 1")
@@ -169,7 +173,7 @@ def _floats(tree: PyTree) -> list[jax.Array]:
 
 
 def _value(number: Any, count: jax.Array) -> Any:
-    return number(count) if isinstance(number, Callable) else number
+    return number(count) if callable(number) else number
 
 
 def _scheduled(limit: jax.Array, schedule: optax.Schedule | None, count: jax.Array) -> jax.Array:
