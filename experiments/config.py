@@ -13,6 +13,9 @@ ModelName = Literal["lenet5", "lenet5_relu"]
 DatasetName = Literal["mnist"]
 
 
+_FEWEST_IMAGES = 45_000  # that a data set here trains on
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """One experiment: train a dense baseline or take one, compress it to a budget, measure the file."""
@@ -68,18 +71,25 @@ class Config:
         given = (self.ratio is not None, self.density is not None, self.bits is not None)
         if given not in ((True, False, False), (False, True, True)):
             raise ValueError(
-                f"the budget is either --ratio or --density with --bits; got ratio={self.ratio}, "
-                f"density={self.density}, bits={self.bits}"
+                "the budget is either --ratio (then --density=None --bits=None) or --density with --bits; "
+                f"got ratio={self.ratio}, density={self.density}, bits={self.bits}"
             )
-        if self.train_images is not None and self.train_images < self.batch_size:
-            raise ValueError(
-                f"expected train_images of at least a batch, {self.batch_size}; got {self.train_images}"
-            )
-        if self.epochs < 1 or self.dense_epochs < 0 or self.batch_size < 1:
-            raise ValueError(
-                f"expected epochs >= 1, dense_epochs >= 0, batch_size >= 1; got {self.epochs}, "
-                f"{self.dense_epochs}, {self.batch_size}"
-            )
+        for holds, expected in (
+            (self.ratio is None or self.ratio > 0, "a positive ratio"),
+            (self.density is None or 0 < self.density <= 1, "a density above 0, up to 1"),
+            (self.bits is None or 1 <= self.bits <= 8, "bits of 1 to 8"),
+            (self.epochs >= 1, "at least 1 epoch"),
+            (0 <= self.warmup_epochs < self.epochs, "fewer warmup_epochs than epochs"),
+            (self.dense_epochs >= 0, "dense_epochs of at least 0"),
+            (
+                1 <= self.batch_size <= (self.train_images or _FEWEST_IMAGES),
+                "batches no larger than the data",
+            ),
+            (0 <= self.shift <= 8, "a shift of 0 to 8 pixels"),
+            (self.rho > 0 and (self.rho_final is None or self.rho_final > 0), "a positive rho"),
+        ):
+            if not holds:
+                raise ValueError(f"expected {expected}; got {self}")
 
 
 def names() -> list[str]:

@@ -36,7 +36,7 @@ def measure(path: str | Path, data_dir: str | None = None) -> dict[str, Any]:
     codes, _, file_bytes = jpq_jax.artifact.load(path, like=model.params)
     dataset = data.load(extras["dataset"], data_dir)
     rates = jpq_jax.account(codes)
-    kernels = [rate for rate in rates if not rate.stored]
+    kernels = [rate for rate in rates if rate.compressed]
     nonzeros = sum(rate.nonzeros for rate in kernels)
     return {
         "dataset": extras["dataset"],

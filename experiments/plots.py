@@ -36,7 +36,7 @@ def draw_history(history: list[dict[str, Any]], path: Path) -> None:
 
 def draw_layers(leaves: list[dict[str, Any]], path: Path) -> None:
     """Bits per nonzero and share of nonzeros of each compressed leaf."""
-    rows = [row for row in leaves if row["what"] != "stored"]
+    rows = [row for row in leaves if row.get("compressed")]
     names = [row["path"] for row in rows]
     figure = Figure(figsize=(max(6, 1.2 * len(rows)), 4.5), layout="constrained")
     bits, density = figure.subplots(2, 1, sharex=True)

@@ -30,18 +30,20 @@ _FIGURES = (
 
 
 def publish(name: str, workdirs: list[Path]) -> dict[str, Any]:
-    """Raises ValueError if a run is not finished, or the runs differ in more than the seed."""
+    """Raises ValueError if a run is not finished, or the runs differ in more, or less, than the seed."""
     runs = [_finished(workdir) for workdir in workdirs]
-    first = runs[0]["settings"]
     for workdir, run in zip(workdirs, runs, strict=True):
-        if {**run["settings"], "seed": None} != {**first, "seed": None}:
+        if _but_for_seed(run) != _but_for_seed(runs[0]):
             raise ValueError(f"{workdir}: its settings differ from those of {workdirs[0]}")
+    seeds = [run["seed"] for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"expected runs of different seeds; got {seeds}")
     middle = statistics.median_low(run["accuracy"] for run in runs)
     chosen = next(i for i, run in enumerate(runs) if run["accuracy"] == middle)
     record = {
         "name": name,
         "artifact": f"{name}.jpq",
-        "artifact_seed": runs[chosen]["seed"],
+        "artifact_seed": seeds[chosen],
         "median": {key: statistics.median(run[key] for run in runs) for key in _FIGURES},
         "runs": runs,
     }
@@ -50,6 +52,10 @@ def publish(name: str, workdirs: list[Path]) -> dict[str, Any]:
     shutil.copyfile(workdirs[chosen] / "artifact.jpq", ARTIFACTS / f"{name}.jpq")
     write_json(RESULTS / f"{name}.json", record)
     return record
+
+
+def _but_for_seed(run: dict[str, Any]) -> dict[str, Any]:
+    return run["started"]["settings"] | {"seed": None}
 
 
 def _finished(workdir: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from experiments.training import History, Snapshot
 
 
 def finish(
-    name: str,
+    note: dict[str, Any],
     config: Config,
     model: Model,
     dataset: Dataset,
@@ -28,46 +27,59 @@ def finish(
     history: History,
     workdir: Path,
     console: Console,
-) -> dict[str, Any]:
-    """Writes artifact.jpq, results.json and two plots into `workdir`; prints the table; returns the results."""
+) -> None:
+    """Writes artifact.jpq, two plots and, last, results.json into `workdir`, and prints the tables.
+
+    Args:
+      note: what the work directory says of how the run was started.
+      config: the settings.
+      model: for its structure.
+      dataset: for the test images, which only this looks at.
+      snapshot: where training ended.
+      history: its epochs.
+      workdir: the work directory.
+      console: to print on.
+    """
     path = workdir / "artifact.jpq"
     extras = {
-        "config": name,
+        "config": note["settings"]["config"],
         "model": config.model,
         "dataset": config.dataset,
         "baseline_accuracy": accuracy(model, snapshot.baseline, dataset, dataset.test),
     }
     jpq_jax.artifact.save(path, snapshot.best, extras)
-    measured = evaluate.measure(path, config.data_dir)
+    chosen = history[int(snapshot.best_epoch) - 1]
     results = {
-        **measured,
-        "validation_accuracy": float(snapshot.best_accuracy),
-        "chosen_by": "the epoch of the highest accuracy on the validation split",
+        **evaluate.measure(path, config.data_dir),
+        "validation_accuracy": chosen["validation_accuracy"],
+        "epoch": chosen["epoch"],
+        "epoch_chosen_by": "the highest accuracy on the validation split; of equals, the last",
         "leaves": leaf_table(path),
-        "epochs": history,
         "seed": config.seed,
-        "settings": dataclasses.asdict(config) | {"workdir": None},
-        **provenance(),
+        "started": note,
+        "finished": provenance(),
+        "epochs": history,
     }
-    write_json(workdir / "results.json", results)
     plots.draw_history(history, workdir / "history.png")
     plots.draw_layers(results["leaves"], workdir / "layers.png")
+    write_json(workdir / "results.json", results)
     show(results, workdir, console)
-    return results
 
 
 def leaf_table(path: Path) -> list[dict[str, Any]]:
-    """What the file holds, leaf by leaf, and then what is not of a leaf."""
-    codes = jpq_jax.artifact.load(path).codes
-    sizes = jpq_jax.artifact.leaf_bytes(codes)
+    """What the file holds, leaf by leaf, and then what is not of a leaf; the bytes sum to the file's."""
+    codes, extras, _ = jpq_jax.artifact.load(path)
+    sizes = jpq_jax.artifact.leaf_bytes(codes, extras)
     coded = dict(sizes.leaves)
+    dense = jpq_jax.dequantize(codes)
+    why = {plan.path: plan.why for plan in jpq_jax.plan_leaves(dense)}
     rows = []
     for rate, (_, leaf) in zip(
         jpq_jax.account(codes), jpq_jax.leaves_with_paths(codes), strict=True
     ):
-        row = rate._asdict() | {"shape": list(leaf.shape), "bytes": coded[rate.path]}
-        rows.append(row | {"what": "stored" if rate.stored else "pruned and quantized"})
-    return rows
+        shown = {"shape": list(leaf.shape), "bytes": coded[rate.path], "why": why[rate.path]}
+        rows.append(rate._asdict() | shown)
+    return [*rows, {"path": "names, shapes, checksum", "bytes": sizes.container}]
 
 
 def show(results: dict[str, Any], workdir: Path, console: Console) -> None:
@@ -76,10 +88,7 @@ def show(results: dict[str, Any], workdir: Path, console: Console) -> None:
     for column in ("leaf", "shape", "what", "bits", "nonzeros", "density", "bytes"):
         leaves.add_column(column, justify="left" if column in ("leaf", "what") else "right")
     for row in results["leaves"]:
-        density = row["nonzeros"] / row["weights"] if row["weights"] else 0
-        shape = "x".join(map(str, row["shape"]))
-        numbers = (f"{row['nonzeros']:,}", f"{100 * density:.2f} %", f"{row['bytes']:,}")
-        leaves.add_row(row["path"], shape, row["what"], str(row["bits"]), *numbers)
+        leaves.add_row(row["path"], *_leaf_cells(row), f"{row['bytes']:,}")
     console.print(leaves)
 
     summary = Table(
@@ -98,3 +107,13 @@ def show(results: dict[str, Any], workdir: Path, console: Console) -> None:
         summary.add_row(label, value)
     console.print(summary)
     console.print(f"artifact.jpq, results.json, history.png and layers.png are in {workdir}")
+
+
+def _leaf_cells(row: dict[str, Any]) -> list[str]:
+    if "shape" not in row:
+        return [""] * 5
+    what = "compressed" if row["compressed"] else "stored"
+    density = row["nonzeros"] / row["weights"] if row["weights"] else 0
+    shape = "x".join(map(str, row["shape"]))
+    numbers = [str(row["bits"]), f"{row['nonzeros']:,}", f"{100 * density:.2f} %"]
+    return [shape, f"{what}: {row['why']}", *numbers]

@@ -6,14 +6,19 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tyro
 from rich.console import Console
 
 from experiments import config as configuration
+from experiments import report, training
 from experiments.config import Config
+from experiments.data import Dataset, load
 from experiments.files import write_json
+from experiments.model import Model, build
+from experiments.models.pytorch_weights import load_lenet5
+from experiments.provenance import provenance
 
 _USAGE = """usage: python -m experiments.run CONFIG [--preset=NAME] [--key=value ...]
 
@@ -34,8 +39,22 @@ def usage() -> str:
     return _USAGE.format(configs="\n".join(lines))
 
 
-def parse(arguments: list[str]) -> tuple[str, Config]:
-    """The run's name (CONFIG-PRESET-SEED, the default folder) and its config.
+class Experiment(NamedTuple):
+    """Attributes:
+    name: of the config.
+    preset: of its preset.
+    config: the settings.
+    workdir: where everything of the run is.
+    """
+
+    name: str
+    preset: str
+    config: Config
+    workdir: Path
+
+
+def parse(arguments: list[str]) -> Experiment:
+    """What the command line asks for.
 
     Raises:
       ValueError: no such config or preset, or values that do not go together.
@@ -43,13 +62,13 @@ def parse(arguments: list[str]) -> tuple[str, Config]:
     """
     name, rest = arguments[0], arguments[1:]
     presets = configuration.presets(name)
-    chosen, rest = _take_preset(rest)
-    if chosen not in presets:
-        raise ValueError(f"config {name!r} has no preset {chosen!r}; it has: {', '.join(presets)}")
+    preset, rest = _take_preset(rest)
+    if preset not in presets:
+        raise ValueError(f"config {name!r} has no preset {preset!r}; it has: {', '.join(presets)}")
     program = f"python -m experiments.run {name} [--preset={'|'.join(presets)}]"
-    config = tyro.cli(Config, prog=program, default=presets[chosen], args=rest)
-    return name, dataclasses.replace(
-        config, workdir=config.workdir or f"work/{name}-{chosen}-{config.seed}"
+    config = tyro.cli(Config, prog=program, default=presets[preset], args=rest)
+    return Experiment(
+        name, preset, config, Path(config.workdir or f"work/{name}-{preset}-{config.seed}")
     )
 
 
@@ -62,55 +81,77 @@ def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
     return "default", arguments
 
 
-def claim_workdir(name: str, config: Config) -> Path:
-    """Makes the folder, or checks that the run found in it is this one.
+def claim_workdir(experiment: Experiment) -> dict[str, Any]:
+    """Makes the folder and notes there what runs in it, or checks that the run found in it is this one.
+
+    Returns:
+      The note: the settings, and the command, commit and versions that the run was started with.
 
     Raises:
       ValueError: if it holds a run with other settings; names them.
     """
-    workdir = Path(config.workdir or name)
-    workdir.mkdir(parents=True, exist_ok=True)
-    settings = {"config": name} | dataclasses.asdict(config) | {"workdir": None}
-    note = workdir / "settings.json"
-    if note.exists():
-        found = json.loads(note.read_text())
-        other = {k: v for k, v in settings.items() if found.get(k) != v}
-        if other:
-            raise ValueError(
-                f"{workdir} holds a run with other settings: there "
-                f"{ {k: found.get(k) for k in other} }, here {other}; give another --workdir"
-            )
-    else:
-        write_json(note, settings)
-    return workdir
+    experiment.workdir.mkdir(parents=True, exist_ok=True)
+    settings = {"config": experiment.name} | dataclasses.asdict(experiment.config)
+    settings |= {"workdir": None}
+    path = experiment.workdir / "settings.json"
+    if not path.exists():
+        write_json(path, {"settings": settings, "preset": experiment.preset, **provenance()})
+    note = json.loads(path.read_text())
+    found = note["settings"]
+    other = {k: v for k, v in settings.items() if found.get(k) != v}
+    if other:
+        raise ValueError(
+            f"{experiment.workdir} holds a run with other settings: there "
+            f"{ {k: found.get(k) for k in other} }, here {other}; give another --workdir"
+        )
+    return note
 
 
-def run(name: str, config: Config, console: Console) -> dict[str, Any]:
-    """The whole experiment; returns the results that it also writes to the work directory."""
-    # Here, so that --help and mistakes in the arguments are answered at once.
-    from experiments import data, report, training
-    from experiments.model import build
-    from experiments.models.pytorch_weights import load_lenet5
+def prepare(experiment: Experiment) -> tuple[Dataset, Model, dict[str, Any]]:
+    """The data, the model to start from, and the note in the work directory.
 
-    workdir = claim_workdir(name, config)
-    dataset = data.load(config.dataset, config.data_dir).with_train_images(config.train_images)
+    Raises:
+      ValueError, FileNotFoundError: as `load`, `load_lenet5` and `claim_workdir` do.
+    """
+    config = experiment.config
+    if not config.init and not config.dense_epochs:
+        raise ValueError(
+            "expected a dense model to start from: --init=FILE.safetensors, or --dense_epochs=N; got neither"
+        )
+    dataset = load(config.dataset, config.data_dir).with_train_images(config.train_images)
     model = build(config.model, config.seed)
     if config.init:
         model = model._replace(params=load_lenet5(config.init, model.params))
+    return dataset, model, claim_workdir(experiment)
+
+
+def run(
+    experiment: Experiment, dataset: Dataset, model: Model, note: dict[str, Any], console: Console
+) -> None:
+    """Trains, compresses and measures; a run found finished is only shown again."""
+    config, workdir = experiment.config, experiment.workdir
+    results = workdir / "results.json"
+    if results.exists():
+        console.print(f"{workdir} holds this run, finished:")
+        report.show(json.loads(results.read_text()), workdir, console)
+        return
     snapshot, history = training.train(config, model, dataset, workdir, console)
-    return report.finish(name, config, model, dataset, snapshot, history, workdir, console)
+    report.finish(note, config, model, dataset, snapshot, history, workdir, console)
 
 
 def main(arguments: list[str]) -> int:
+    """Returns the exit code: 0, 2 after a mistake in what was asked for, 130 if stopped by the user."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
     try:
-        name, config = parse(arguments)
-        run(name, config, Console())
+        experiment = parse(arguments)
+        prepared = prepare(experiment)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    try:
+        run(experiment, *prepared, Console())
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last epoch", file=sys.stderr)
         return 130

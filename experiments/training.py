@@ -19,6 +19,7 @@ from experiments import checkpoints
 from experiments.config import Config
 from experiments.data import Dataset, normalize, random_shift
 from experiments.model import Model, accuracy
+from jpq_jax.plan import compressed_leaves
 
 History = list[dict[str, Any]]
 
@@ -43,14 +44,14 @@ class Snapshot(NamedTuple):
       opt_state: the optimizer's state.
       baseline: the dense params that compression started from.
       best: the codes of the epoch that is best on the validation split; None in the dense stage.
-      best_accuracy: [] float32, of `best` on the validation split.
+      best_epoch: [] int32, counted from 1; 0 if there is none yet.
     """
 
     params: Any
     opt_state: Any
     baseline: Any
     best: Any
-    best_accuracy: jax.Array
+    best_epoch: jax.Array
 
 
 def budget_of(config: Config, params: Any) -> jpq_jax.Budget:
@@ -59,15 +60,9 @@ def budget_of(config: Config, params: Any) -> jpq_jax.Budget:
         return jpq_jax.Budget(ratio=config.ratio)
     if config.density is None or config.bits is None:
         raise ValueError("the config has neither a ratio nor a density and bits")
-    leaves = jax.tree.leaves(params)
-    kernels = [
-        leaf
-        for leaf, plan in zip(leaves, jpq_jax.plan_leaves(params), strict=True)
-        if plan.compress
-    ]
-    return jpq_jax.Budget(
-        bits=config.bits * sum(math.ceil(config.density * k.size) for k in kernels)
-    )
+    kernels = compressed_leaves(params, jpq_jax.plan_leaves(params))
+    bits = config.bits * sum(math.ceil(config.density * kernel.size) for kernel in kernels)
+    return jpq_jax.Budget(bits=bits)
 
 
 def stages_of(config: Config, params: Any, steps: int) -> list[Stage]:
@@ -175,7 +170,7 @@ def train(
             trained = (snapshot.params, snapshot.opt_state)
             params, opt_state, loss = run_epoch(*trained, images, labels, key)
             snapshot = snapshot._replace(params=params, opt_state=opt_state)
-            snapshot, measured = _measure(stage, snapshot, model, dataset)
+            snapshot, measured = _measure(stage, snapshot, history, model, dataset)
             row = {"epoch": epoch + 1, "stage": stage.name, "loss": float(loss), **measured}
             history.append({**row, "seconds": round(time.monotonic() - started, 2)})
             store.save(epoch + 1, snapshot, history)
@@ -196,11 +191,11 @@ def _stage_of(stages: list[Stage], epoch: int) -> tuple[Stage, bool]:
 
 def _begin(stage: Stage, params: Any) -> Snapshot:
     opt_state = stage.optimizer.init(params)
-    nothing = jnp.float32(-1)
+    none_yet = jnp.int32(0)
     if stage.name == "dense":
-        return Snapshot(params, opt_state, None, None, nothing)
+        return Snapshot(params, opt_state, None, None, none_yet)
     best = jpq_jax.finalize(params, opt_state)
-    return Snapshot(params, opt_state, _kept(params), _kept(best), nothing)
+    return Snapshot(params, opt_state, _kept(params), _kept(best), none_yet)
 
 
 def _kept(tree: Any) -> Any:
@@ -209,23 +204,24 @@ def _kept(tree: Any) -> Any:
 
 
 def _measure(
-    stage: Stage, snapshot: Snapshot, model: Model, dataset: Dataset
+    stage: Stage, snapshot: Snapshot, history: History, model: Model, dataset: Dataset
 ) -> tuple[Snapshot, dict[str, Any]]:
-    """Accuracy on the validation split, of the compressed params where there are any; keeps the best."""
+    """Accuracy on the validation split, of the compressed params where there are any; keeps the best epoch."""
     if stage.name == "dense":
         reached = accuracy(model, snapshot.params, dataset, dataset.validation)
         return snapshot, {"validation_accuracy": reached}
     codes = jpq_jax.finalize(snapshot.params, snapshot.opt_state)
     reached = accuracy(model, jpq_jax.dequantize(codes), dataset, dataset.validation)
-    if reached >= float(snapshot.best_accuracy):  # of equals the later, which has settled more
-        snapshot = snapshot._replace(best=_kept(codes), best_accuracy=jnp.float32(reached))
-    rates = [r for r in jpq_jax.account(codes) if not r.stored]
-    nonzeros = sum(r.nonzeros for r in rates)
+    best = int(snapshot.best_epoch)
+    # Of equals the later one, which has settled more.
+    if not best or reached >= history[best - 1]["validation_accuracy"]:
+        snapshot = snapshot._replace(best=_kept(codes), best_epoch=jnp.int32(len(history) + 1))
+    rates = [rate for rate in jpq_jax.account(codes) if rate.compressed]
     return snapshot, {
         "validation_accuracy": reached,
         "paper_ratio": jpq_jax.paper_ratio(codes),
-        "density": nonzeros / sum(r.weights for r in rates),
-        "bits": [r.bits for r in rates],
+        "density": sum(rate.nonzeros for rate in rates) / sum(rate.weights for rate in rates),
+        "bits": [rate.bits for rate in rates],
         "file_bytes_ideal": round(jpq_jax.rate_bits(codes, "file") / 8),
     }
 

@@ -1,4 +1,4 @@
-"""Prunes and quantizes a JAX model together, to one size budget, inside the optimizer.
+"""Prunes and quantizes a JAX model together, under one budget, inside the optimizer.
 
 params --sketch--> distortion tables --allocate--> bits, support --project--> Codes --save--> file
 """
@@ -18,3 +18,21 @@ from jpq_jax.vocabulary import LeafPlan as LeafPlan
 from jpq_jax.vocabulary import dequantize as dequantize
 from jpq_jax.vocabulary import leaves_with_paths as leaves_with_paths
 from jpq_jax.vocabulary import validate as validate
+
+__all__ = [
+    "AdmmState",
+    "Budget",
+    "Codes",
+    "LeafPlan",
+    "account",
+    "admm",
+    "artifact",
+    "dequantize",
+    "finalize",
+    "leaves_with_paths",
+    "paper_ratio",
+    "plan_leaves",
+    "project_alternating",
+    "rate_bits",
+    "validate",
+]

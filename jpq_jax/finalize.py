@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jpq_jax.plan import check_finite, compressed_leaves
+from jpq_jax.plan import check_finite
 from jpq_jax.projection.published import quantize_at, sparsify, to_codes
 from jpq_jax.transforms.admm import AdmmState
-from jpq_jax.vocabulary import Codes, LeafPlan, PyTree, leaves_with_paths
+from jpq_jax.vocabulary import Codes, PyTree, dtype_name, leaves_with_paths
 
 
 def finalize(params: PyTree, state: Any) -> PyTree:
@@ -37,44 +37,39 @@ def finalize(params: PyTree, state: Any) -> PyTree:
         raise ValueError(
             "finalize: found no AdmmState in the optimizer's state, expected one of admm"
         )
-    leaves, treedef = jax.tree.flatten(params)
+    codes: dict[str, Codes] = {}
     for admm_state in found:
-        plan = _plan_of(params, admm_state)
-        check_finite(params, plan)
-        codes = iter(_codes(compressed_leaves(params, plan), admm_state))
-        leaves = [next(codes) if p.compress else old for old, p in zip(leaves, plan, strict=True)]
-    return jax.tree.unflatten(treedef, leaves)
+        codes |= _codes(params, admm_state)
+    leaves = [codes.get(path, leaf) for path, leaf in leaves_with_paths(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
-def _codes(leaves: list[jax.Array], state: AdmmState) -> list[Codes]:
-    dtypes = tuple(jnp.dtype(leaf.dtype).name for leaf in leaves)
-    return _project(leaves, state.leaf_bits, state.bit_budget, dtypes)
-
-
-def _is_masked(leaf: Any) -> bool:
-    return isinstance(leaf, optax.MaskedNode)
-
-
-def _plan_of(params: PyTree, state: AdmmState) -> list[LeafPlan]:
-    """What the state's own tree says: a masked node covers a leaf, or a subtree that another mask took away."""
-
-    def spread(target: Any, part: PyTree) -> PyTree:
-        return jax.tree.map(lambda _: target, part)
-
-    try:
-        targets = jax.tree.map(spread, state.target, params, is_leaf=_is_masked)
-    except ValueError as error:
-        raise ValueError(f"finalize: the state does not fit the params: {error}") from error
-    pairs = zip(
-        jax.tree.leaves(targets, is_leaf=_is_masked), leaves_with_paths(params), strict=True
-    )
-    plan = []
-    for target, (path, leaf) in pairs:
-        compress = not _is_masked(target)
-        if compress and leaf.shape != target.shape:
+def _codes(params: PyTree, state: AdmmState) -> dict[str, Codes]:
+    """By path, since a state's containers may differ from the params' (Flax NNX has variables of its own there)."""
+    targets = _targets(state)
+    found = dict(leaves_with_paths(params))
+    leaves = []
+    for path, target in targets.items():
+        leaf = found.get(path)
+        if leaf is None:
+            raise ValueError(
+                f"finalize: the state has a leaf {path!r}, the params have {list(found)}"
+            )
+        if leaf.shape != target.shape:
             raise ValueError(f"leaf {path!r}: got shape {leaf.shape}, the state has {target.shape}")
-        plan.append(LeafPlan(path, compress, "compressed by admm"))
-    return plan
+        check_finite(path, leaf)
+        leaves.append(leaf)
+    dtypes = tuple(dtype_name(leaf) for leaf in leaves)
+    codes = _project(leaves, state.leaf_bits, state.bit_budget, dtypes)
+    return dict(zip(targets, codes, strict=True))
+
+
+def _targets(state: AdmmState) -> dict[str, jax.Array]:
+    def is_masked(leaf: Any) -> bool:
+        return isinstance(leaf, optax.MaskedNode)
+
+    named = leaves_with_paths(state.target, is_leaf=is_masked)
+    return {path: target for path, target in named if not is_masked(target)}
 
 
 @functools.partial(jax.jit, static_argnums=3)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
 from jax import core as jax_core
 
-from jpq_jax.vocabulary import MAX_BITS, Budget, LeafPlan, PyTree, leaves_with_paths
+from jpq_jax.vocabulary import MAX_BITS, Budget, LeafPlan, PyTree, is_codes, leaves_with_paths
 
 Where = PyTree | Callable[[str, Any], bool] | None
 """A tree of bools (or a prefix of one), a predicate of a leaf's path and the leaf, or None for the default rule."""
@@ -35,11 +35,11 @@ def plan_leaves(params: PyTree, where: Where = None) -> list[LeafPlan]:
     """
     leaves = leaves_with_paths(params)
     for path, leaf in leaves:
-        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+        if is_codes(leaf) or not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
             raise ValueError(f"leaf {path!r}: got {type(leaf).__name__}, expected an array")
-    if where is None:
+    if where is None or not leaves:  # optax asks with no leaves what is like the params in a state
         return [LeafPlan(path, *_default_rule(path, leaf)) for path, leaf in leaves]
-    if callable(where):
+    if _is_predicate(where):
         chosen = [bool(where(path, leaf)) for path, leaf in leaves]
         plan = _chosen(leaves, chosen, "the user's predicate")
     else:
@@ -50,10 +50,15 @@ def plan_leaves(params: PyTree, where: Where = None) -> list[LeafPlan]:
     return plan
 
 
+def _is_predicate(where: Where) -> TypeGuard[Callable[[str, Any], bool]]:
+    """A function, and not a mask that is a callable pytree, as Equinox models are."""
+    return callable(where) and jax.tree_util.all_leaves([where])
+
+
 def _default_rule(path: str, leaf: Any) -> tuple[bool, str]:
     name = path.rsplit("/", 1)[-1]
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return False, f"{jnp.dtype(leaf.dtype).name}, not floating"
+        return False, f"{leaf.dtype}, not floating"
     if len(leaf.shape) < 2:
         return False, f"{len(leaf.shape)} axes: a bias, scale or statistic"
     if name in _NOT_KERNELS:
@@ -140,11 +145,10 @@ def _why_not_bytes(budget: Budget, params: PyTree, plan: Sequence[LeafPlan]) -> 
     )
 
 
-def check_finite(params: PyTree, plan: Sequence[LeafPlan]) -> None:
-    """Raises ValueError, naming the leaf, if a leaf to compress holds NaN or infinity. Skips traced leaves."""
-    for leaf, p in zip(jax.tree.leaves(params), plan, strict=True):
-        if not p.compress or isinstance(leaf, jax_core.Tracer):
-            continue
-        wrong = int(jnp.sum(~jnp.isfinite(leaf)))
-        if wrong:
-            raise ValueError(f"leaf {p.path!r}: got {wrong} NaN or infinite weights, expected none")
+def check_finite(path: str, leaf: jax.Array) -> None:
+    """Raises ValueError, naming the leaf, if it holds NaN or infinity; a traced leaf is let through."""
+    if isinstance(leaf, jax_core.Tracer):
+        return
+    wrong = int(jnp.sum(~jnp.isfinite(leaf)))
+    if wrong:
+        raise ValueError(f"leaf {path!r}: got {wrong} NaN or infinite weights, expected none")

@@ -16,6 +16,7 @@ class LeafRate(NamedTuple):
 
     Attributes:
       path: the leaf's place in the tree.
+      compressed: whether it is `Codes`, or stored as it is.
       weights: how many there are.
       nonzeros: how many are not pruned; all of them in a stored leaf.
       bits: b, what indexes the distinct nonzero values; the width of the dtype in a stored leaf.
@@ -27,6 +28,7 @@ class LeafRate(NamedTuple):
     """
 
     path: str
+    compressed: bool
     weights: int
     nonzeros: int
     bits: int
@@ -70,11 +72,7 @@ def rate_bits(codes: PyTree, metric: Metric = "paper") -> float:
 
 def paper_ratio(codes: PyTree) -> float:
     """Sum 32 n_i / sum b_i nnz_i over the compressed leaves; infinite if every weight is pruned."""
-    rates = [
-        r
-        for r, (_, leaf) in zip(account(codes), leaves_with_paths(codes), strict=True)
-        if is_codes(leaf)
-    ]
+    rates = [rate for rate in account(codes) if rate.compressed]
     bits = sum(r.values for r in rates)
     return 32 * sum(r.weights for r in rates) / bits if bits else float("inf")
 
@@ -90,6 +88,7 @@ def _codes_rate(path: str, leaf: Codes) -> LeafRate:
     bits = int(leaf.bits)
     return LeafRate(
         path=path,
+        compressed=True,
         weights=leaf.size,
         nonzeros=nonzeros,
         bits=bits,
@@ -104,4 +103,4 @@ def _codes_rate(path: str, leaf: Codes) -> LeafRate:
 def _stored_rate(path: str, leaf: Any) -> LeafRate:
     width = 8 * np.dtype(leaf.dtype).itemsize
     size = int(np.size(leaf))
-    return LeafRate(path, size, size, width, 0, 0.0, 0.0, 0, width * size)
+    return LeafRate(path, False, size, size, width, 0, 0.0, 0.0, 0, width * size)

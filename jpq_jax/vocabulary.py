@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jpq_jax.sharding import lying_like
 
 MAX_BITS = 8
 LEVELS = 2**MAX_BITS + 1  # of a codebook: zero, then at most 2**MAX_BITS nonzero values
@@ -49,11 +51,13 @@ class Budget:
                 f"Budget takes exactly one of ratio, bits or nbytes; got {given or 'none'}"
             )
         [(name, value)] = given.items()
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
             raise ValueError(f"Budget({name}=...) must be a number; got {value!r}")
         if not value >= 0 or (name == "ratio" and value == 0):
             lower = "positive" if name == "ratio" else "at least 0"
             raise ValueError(f"Budget({name}=...) must be {lower}; got {value}")
+        if isinstance(value, np.generic):  # small NumPy types round and overflow in arithmetic
+            object.__setattr__(self, name, value.item())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +68,11 @@ class LeafPlan:
       path: the leaf's place in the tree, keys joined by "/".
       compress: prune and quantize the leaf, or store it as it is.
       why: the rule that decided, for the report.
-      granularity: what one pruning decision covers; "element" is one weight.
-      grid: where the values come from; "codebook" is one codebook for the leaf.
     """
 
     path: str
     compress: bool
     why: str
-    granularity: str = "element"
-    grid: str = "codebook"
 
 
 @jax.tree_util.register_dataclass
@@ -102,6 +102,11 @@ class Codes:
         return math.prod(self.code.shape)
 
 
+def dtype_name(leaf: Any) -> str:
+    """The dtype that JAX gives the leaf's weights: float32 for a NumPy float64, unless x64 is enabled."""
+    return jax.dtypes.canonicalize_dtype(leaf.dtype).name
+
+
 def is_codes(leaf: Any) -> bool:
     """For `is_leaf=`: stop at compressed leaves."""
     return isinstance(leaf, Codes)
@@ -125,9 +130,11 @@ def without_lone_values(paths: Sequence[KeyPath]) -> list[KeyPath]:
     ]
 
 
-def leaves_with_paths(tree: PyTree) -> list[tuple[str, Any]]:
+def leaves_with_paths(
+    tree: PyTree, is_leaf: Callable[[Any], bool] = is_codes
+) -> list[tuple[str, Any]]:
     """The leaves of a (compressed) tree with their path strings, in JAX's order."""
-    flat = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_codes)
+    flat = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
     paths = without_lone_values([path for path, _ in flat])
     return [(path_string(path), leaf) for path, (_, leaf) in zip(paths, flat, strict=True)]
 
@@ -138,13 +145,15 @@ def dequantize(codes: PyTree) -> PyTree:
     def weights(leaf: Any) -> Any:
         if not is_codes(leaf):
             return leaf
-        return leaf.codebook[leaf.code.astype(jnp.int32)].astype(leaf.dtype)
+        look_up = lying_like(leaf.code, lambda codebook, code: codebook[code.astype(jnp.int32)])
+        return look_up(leaf.codebook, leaf.code).astype(leaf.dtype)
 
     return jax.tree.map(weights, codes, is_leaf=is_codes)
 
 
 def validate(codes: PyTree) -> PyTree:
-    """Checks the invariants that `Codes` states, on concrete arrays, and returns the tree unchanged.
+    """Checks concrete codes and returns the tree unchanged: shapes, dtypes, bits of 1 to 8, codes that the bits
+    can index, finite values, and 0 as the value of a pruned weight.
 
     Raises:
       ValueError: naming the leaf, what was got and what was expected.
@@ -172,6 +181,9 @@ def _validate_leaf(path: str, leaf: Codes) -> None:
     expect(bool(np.isfinite(codebook).all()), "a value that is not finite", "finite values")
     is_zero = codebook[0] == 0 and not np.signbit(codebook[0])
     expect(is_zero, f"codebook[0] = {codebook[0]}", "0.0, the value of a pruned weight")
+    values = codebook[codebook != 0]
+    expect(bool((np.diff(values) > 0).all()), "values out of order", "ascending, distinct values")
+    expect(not codebook[2**bits + 1 :].any(), f"values beyond {bits} bits", f"{2**bits} at most")
     if code.size:
         low, high = int(code.min()), int(code.max())
         expect(low >= 0 and high <= 2**bits, f"codes {low} to {high}", f"0 to {2**bits}")

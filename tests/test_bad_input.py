@@ -45,7 +45,7 @@ def truncated(folder: Path) -> Any:
 def altered(folder: Path) -> Any:
     path = saved(folder)
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[-8] ^= 1  # in the last leaf
     path.write_bytes(bytes(content))
     return jpq_jax.artifact.load(path)
 
@@ -129,15 +129,23 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda _: jpq_jax.finalize(params(), optax.sgd(0.1).init(params())),
         "no AdmmState",
     ),
-    "state of another tree": (of_another_tree, "does not fit the params"),
+    "state of another tree": (of_another_tree, "state has a leaf 'dense/kernel'.*'other'"),
+    "gradients of another tree": (
+        lambda _: admm().update({"other": jnp.ones(3)}, admm().init(params()), params()),
+        r"updates of shapes \[\(3,\)\].*dense/kernel",
+    ),
+    "codes to compress": (
+        projected({"kernel": jpq_jax.project_alternating(params(), BUDGET)["dense"]["kernel"]}),
+        "'kernel': got Codes, expected an array",
+    ),
     "state of another shape": (of_another_shape, r"'dense/kernel': got shape \(8, 5\).*\(8, 4\)"),
     "unknown metric": (
         lambda _: jpq_jax.rate_bits(params(), "bytes"),  # pyright: ignore
         "'bytes', expected 'paper' or 'file'",
     ),
-    "truncated artifact": (truncated, "model.jpq"),
-    "altered artifact": (altered, "model.jpq"),
-    "artifact of another model": (for_another_model, "model.jpq.*kernel|bias"),
+    "truncated artifact": (truncated, "model.jpq: "),
+    "altered artifact": (altered, "model.jpq: .*(checksum|damaged|CRC)"),
+    "artifact of another model": (for_another_model, "model.jpq.*dense/(kernel|bias)"),
     "unknown data set": (lambda _: data.load("mnits"), "mnits.*mnist"),
     "wrong data directory": (lambda folder: data.load("mnist", folder), "mnist"),
     "missing data directory": (lambda folder: data.load("mnist", folder / "none"), "none"),

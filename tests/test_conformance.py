@@ -154,10 +154,21 @@ def test_multi_steps(row: Row) -> None:
 @every_row
 def test_inject_hyperparams(row: Row) -> None:
     params = make_params()
-    injected = optax.inject_hyperparams(row.factory)(**row.options)
-    reached, state = run(injected, params)
+    options = row.options | {"where": lambda path, _: path.endswith("kernel")}
+    factory = optax.inject_hyperparams(row.factory, static_args=("where", "every", "start_bits"))
+    reached, state = run(factory(**options), params)
     assert_same(reached, run(row.make(), params)[0])
     assert float(state.hyperparams[row.number]) == row.options[row.number]
+    with pytest.raises(ValueError, match="every=0"):
+        factory(**options | {"every": 0}).init(params)
+
+
+@every_row
+def test_inject_budget_schedule(row: Row) -> None:
+    params = make_params()
+    ramp = optax.linear_schedule(4.0, 1.0, 3)
+    injected = optax.inject_hyperparams(row.factory)(**row.options, budget_schedule=ramp)
+    assert_same(run(injected, params)[0], run(row.make(budget_schedule=ramp), params)[0])
 
 
 @every_row
@@ -217,14 +228,15 @@ def test_where_is_a_mask_or_a_predicate(row: Row) -> None:
 
 
 @every_row
-def test_map_params(row: Row) -> None:
+@pytest.mark.parametrize("where", [None, {"conv": True, "dense": False}])
+def test_map_params(row: Row, where: Any) -> None:
     params = make_params()
-    optimizer = chained(row)
-    shifted = optax.tree.map_params(optimizer, lambda leaf: leaf + 1, optimizer.init(params))
+    optimizer = chained(row, where=where)
+    state = optimizer.init(params)
+    shifted = optax.tree.map_params(optimizer, lambda leaf: leaf + 1, state)
     assert float(jnp.min(optax.tree.get(shifted, "dual")["conv"]["kernel"])) == 1
-    np.testing.assert_array_equal(
-        optax.tree.get(shifted, "leaf_bits"), optax.tree.get(optimizer.init(params), "leaf_bits")
-    )
+    bits = optax.tree.get(state, "leaf_bits")
+    np.testing.assert_array_equal(optax.tree.get(shifted, "leaf_bits"), bits)
 
 
 @every_row
@@ -326,6 +338,41 @@ def test_any_pytree(row: Row, convert: Callable[[Any], Any]) -> None:
     ]
 
 
+@every_row
+def test_through_the_optimizer_of_nnx(row: Row) -> None:
+    net = NnxNet(nnx.Rngs(0))
+    nnx.update(net, as_nnx(make_params()))
+    optimizer = nnx.Optimizer(net, chained(row), wrt=nnx.Param)
+    for step in range(4):
+        optimizer.update(net, gradients(nnx.state(net, nnx.Param), step))
+    reached = nnx.state(net, nnx.Param)
+    expected, state = run(chained(row), make_params())
+    assert_same(reached, expected)
+    codes = jpq_jax.finalize(reached, optimizer.opt_state)
+    assert_same(jpq_jax.dequantize(codes), jpq_jax.dequantize(jpq_jax.finalize(expected, state)))
+
+
+@every_row
+def test_updates_narrower_than_params(row: Row) -> None:
+    params = make_params()
+    optimizer = row.make()
+    narrow = jax.tree.map(lambda g: g.astype(jnp.bfloat16), gradients(params))
+    updates, _ = optimizer.update(narrow, optimizer.init(params), params)
+    reached = optax.apply_updates(params, jax.tree.map(lambda u: u.astype(jnp.float32), updates))
+    if row.last:  # 3 bits each at the start, of 32 / 20 per weight
+        kept = sum(int(jnp.sum(layer["kernel"] != 0)) for layer in reached.values())
+        assert kept == 32 * 1280 // 20 // 3
+
+
+@every_row
+def test_under_x64(row: Row) -> None:
+    with jax.enable_x64(True):
+        params = make_params()
+        codes = jpq_jax.validate(jpq_jax.finalize(*run(chained(row), params)))
+        assert jpq_jax.paper_ratio(codes) >= 20
+        jpq_jax.validate(jpq_jax.project_alternating(params, jpq_jax.Budget(ratio=20)))
+
+
 SPECS = {
     "conv": {"kernel": P(None, None, None, "x"), "bias": P("x")},
     "dense": {"kernel": P("x", "y"), "bias": P("y")},
@@ -343,8 +390,10 @@ def test_eight_devices_equal_one(row: Row, axis_type: AxisType) -> None:
         spread = jax.tree.map(lambda p, s: jax.device_put(p, NamedSharding(mesh, s)), params, SPECS)
         reached, state = run(chained(row), spread)
         codes = jpq_jax.finalize(reached, state)
+        weights = jpq_jax.dequantize(codes)
     assert_same(reached, expected)
     assert_same(codes, expected_codes)
+    assert_same(weights, jpq_jax.dequantize(expected_codes))
     for leaf in jax.tree.leaves(reached):
         assert len(leaf.sharding.device_set) == 8
     assert not reached["dense"]["kernel"].sharding.is_fully_replicated

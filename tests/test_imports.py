@@ -9,9 +9,9 @@ PACKAGE = Path(__file__).parent.parent / "jpq_jax"
 
 # Each may import those before it; the artifact sees the vocabulary only.
 ORDER = [
+    "sharding",
     "vocabulary",
     "plan",
-    "sharding",
     "sketch",
     "rate",
     "allocation",

@@ -34,6 +34,7 @@ def test_account_by_hand():
     bias, kernel, steps = account(by_hand())
     assert kernel._asdict() == {
         "path": "kernel",
+        "compressed": True,
         "weights": 8,
         "nonzeros": 4,
         "bits": 2,

@@ -12,8 +12,8 @@ from jax import lax
 def valid_convolution(x: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
     """Stride-1 convolution without padding; takes the place of `lax.conv_general_dilated` in `nnx.Conv`.
 
-    On CPUs XLA runs a convolution inside a loop on one thread (20 times slower, `experiments/benchmarks/convolution.py`),
-    so that there the patches are laid out and multiplied; elsewhere it is the usual operation.
+    On CPUs XLA is many times slower at a convolution inside a loop (`experiments/benchmarks/convolution.py`), so that
+    there the patches are laid out and multiplied; elsewhere it is the usual operation.
 
     Args:
       x: [N, H, W, I].

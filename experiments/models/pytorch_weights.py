@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors import SafetensorError
@@ -59,11 +60,11 @@ def _to_flax(layer: str, kernel: np.ndarray) -> np.ndarray:
 
 
 def _filled(path: str | Path, params: nnx.State, new: Mapping) -> nnx.State:
-    def put(keys: tuple, old: jax.Array) -> np.ndarray:
+    def put(keys: tuple, old: jax.Array) -> jax.Array:
         layer, kind = keys[0].key, keys[1].key
         value = new[layer][kind]
         if value.shape != old.shape:
             raise ValueError(f"{path}: {layer}/{kind}: got {value.shape}, expected {old.shape}")
-        return np.ascontiguousarray(value, old.dtype)
+        return jnp.asarray(value, old.dtype)
 
     return jax.tree_util.tree_map_with_path(put, params)

@@ -98,7 +98,8 @@ def _cut(magnitudes: Sequence[jax.Array], bits: jax.Array, capacity: jax.Array) 
 
     def cost(unit: jax.Array) -> jax.Array:
         bounds = _boundary(unit, bits)
-        return jnp.sum(prices * _count([m >= bounds[i] for i, m in enumerate(magnitudes)]))
+        counts = _count([m >= bounds[i] for i, m in enumerate(magnitudes)])
+        return jnp.sum(prices * counts, dtype=jnp.uint32)
 
     def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket  # cost(high) fits
@@ -124,7 +125,9 @@ def _settle(
     """
     leaves = len(magnitudes)
     below, threshold = _boundary(low, bits), _boundary(high, bits)
-    values = below[:, None] + jnp.arange(_GROUPS)[None, :]  # [leaves, groups], consecutive floats
+    values = (
+        below[:, None] + jnp.arange(_GROUPS, dtype=jnp.int32)[None, :]
+    )  # [leaves, groups], consecutive floats
     real = (values < threshold[:, None]) & (values > 0)
 
     def members(group: jax.Array) -> jax.Array:
@@ -134,13 +137,16 @@ def _settle(
     prices = bits.astype(jnp.uint32)[:, None]
 
     whole, part = _excess(values, low, bits)
-    leaf = jnp.broadcast_to(jnp.arange(leaves)[:, None], values.shape)
+    leaf = jnp.broadcast_to(jnp.arange(leaves, dtype=jnp.int32)[:, None], values.shape)
     keys = [jnp.where(real, ~k, jnp.uint32(0xFFFFFFFF)) for k in (whole, part)]
-    order = [x.reshape(-1) for x in (*keys, leaf, jnp.arange(values.size).reshape(values.shape))]
+    order = [
+        x.reshape(-1)
+        for x in (*keys, leaf, jnp.arange(values.size, dtype=jnp.int32).reshape(values.shape))
+    ]
     by_score = lax.sort(order, num_keys=3)[-1]
 
     costs = (counts * prices).reshape(-1)[by_score]
-    spent = jnp.cumsum(costs)
+    spent = jnp.cumsum(costs, dtype=jnp.uint32)
     taken = spent <= left
     first_out = jnp.argmin(taken)  # 0 if all are taken, then nothing is split
     split = jnp.where(~taken[first_out], by_score[first_out], -1)
@@ -148,7 +154,7 @@ def _settle(
 
     whole_groups = jnp.zeros(values.size, bool).at[by_score].set(taken).reshape(values.shape) & real
     threshold = jnp.min(jnp.where(whole_groups, values, threshold[:, None]), axis=1)
-    is_split = (jnp.arange(values.size) == split).reshape(values.shape) & real
+    is_split = (jnp.arange(values.size, dtype=jnp.int32) == split).reshape(values.shape) & real
     tie = jnp.max(jnp.where(is_split, values, -1), axis=1)
     quota = jnp.max(jnp.where(is_split, remainder // prices, 0), axis=1)
     return Cut(threshold, tie, _index_of_quota(magnitudes, tie, quota))
@@ -252,8 +258,8 @@ def choice_knapsack(cost: jax.Array, profit: jax.Array, capacity: jax.Array) -> 
         return (choice, closed, left - jnp.where(fits, step_cost[g, item], 0)), None
 
     cheapest = jnp.argmax(hull, axis=1).astype(jnp.int32)
-    base = jnp.sum(jnp.take_along_axis(cost, cheapest[:, None], axis=1))
-    feasible = base <= capacity
+    base, overflows = _sum(jnp.take_along_axis(cost, cheapest[:, None], axis=1))
+    feasible = (base <= capacity) & ~overflows
     left = jnp.where(feasible, capacity - base, 0)
     order = jnp.argsort(-step_ratio.reshape(-1), stable=True).astype(jnp.int32)
     closed = jnp.broadcast_to(~feasible, (groups,))
@@ -261,17 +267,26 @@ def choice_knapsack(cost: jax.Array, profit: jax.Array, capacity: jax.Array) -> 
     return Choice(choice, feasible)
 
 
+def _sum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sum of fewer than 2**16 uint32 numbers, and whether it is 2**32 or more."""
+    low = jnp.sum(x & 0xFFFF, dtype=jnp.uint32)
+    high = jnp.sum(x >> 16, dtype=jnp.uint32) + (low >> 16)
+    return (high << 16) | (low & 0xFFFF), high >= 1 << 16
+
+
 def _slope(cost: jax.Array, profit: jax.Array) -> jax.Array:
     """[groups, i, j]: profit per cost from item i to item j."""
     rise = profit[:, None, :] - profit[:, :, None]
-    run = cost[:, None, :].astype(jnp.float32) - cost[:, :, None].astype(jnp.float32)
+    rising = cost[:, None, :] > cost[:, :, None]
+    # Subtracted as integers: float32 does not tell large costs apart.
+    run = jnp.where(rising, cost[:, None, :] - cost[:, :, None], 0).astype(jnp.float32)
     return jnp.where(run > 0, rise / jnp.where(run > 0, run, 1), jnp.inf)
 
 
 def _upper_hull(cost: jax.Array, profit: jax.Array) -> jax.Array:
     """[groups, items] bool: the items that are neither dominated nor on or below a chord of two others."""
     items = cost.shape[1]
-    index = jnp.arange(items)
+    index = jnp.arange(items, dtype=jnp.int32)
     earlier = index[None, :, None] < index[None, None, :]  # [1, i, j]: i before j
     as_cheap = cost[:, :, None] <= cost[:, None, :]
     better = profit[:, :, None] > profit[:, None, :]
@@ -287,7 +302,7 @@ def _upper_hull(cost: jax.Array, profit: jax.Array) -> jax.Array:
 
 def _increments(cost: jax.Array, profit: jax.Array, hull: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cost and profit per cost of reaching each hull item from the one before; -inf where there is none."""
-    index = jnp.broadcast_to(jnp.arange(cost.shape[1]), cost.shape)
+    index = jnp.broadcast_to(jnp.arange(cost.shape[1], dtype=jnp.int32), cost.shape)
     last = lax.cummax(jnp.where(hull, index, -1), axis=1)
     before = jnp.concatenate([jnp.full_like(last[:, :1], -1), last[:, :-1]], axis=1)
     previous = jnp.maximum(before, 0)

@@ -29,8 +29,8 @@ from jpq_jax.plan import (
 )
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.codebooks import Codebooks, fit_codebooks, nearest_level
-from jpq_jax.sketch.histogram import sketch
-from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, MAX_BITS, Budget, Codes, PyTree
+from jpq_jax.sketch.histogram import power_of_two, sketch
+from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, MAX_BITS, Budget, Codes, PyTree, dtype_name
 
 
 class Quantization(NamedTuple):
@@ -66,7 +66,8 @@ def quantize(weights: Sequence[jax.Array], counts: jax.Array, capacity: jax.Arra
     """
     books = _codebooks(weights)
     cost = counts[:, None] * jnp.arange(1, MAX_BITS + 1, dtype=jnp.uint32)[None, :]
-    item = choice_knapsack(cost, -books.distortion, capacity).item
+    share = (books.unit / jnp.max(books.unit)) ** 2
+    item = choice_knapsack(cost, -books.distortion * share[:, None], capacity).item
     return _at_item(books, item)
 
 
@@ -123,13 +124,15 @@ def _leaf_codes(w: jax.Array, levels: jax.Array, dtype: str) -> Codes:
 
     code = lying_like(w, look_up)(w, levels, code_of_place)
     values = jnp.sort(jnp.where(used, levels, jnp.inf))[: LEVELS - 1]
-    codebook = jnp.concatenate([jnp.zeros(1), jnp.where(jnp.isfinite(values), values, 0)])
-    return Codes(code, codebook, _index_bits(jnp.sum(used)), dtype)
+    codebook = jnp.concatenate(
+        [jnp.zeros(1, jnp.float32), jnp.where(jnp.isfinite(values), values, 0)]
+    )
+    return Codes(code, codebook, _index_bits(jnp.sum(used, dtype=jnp.int32)), dtype)
 
 
 def _index_bits(values: jax.Array) -> jax.Array:
     """ceil(log2(values)), at least 1: one more than the powers of two from 2 on that are below `values`."""
-    return (1 + jnp.sum(values > 2 ** jnp.arange(1, MAX_BITS))).astype(jnp.int32)
+    return (1 + jnp.sum(values > 2 ** jnp.arange(1, MAX_BITS, dtype=jnp.int32))).astype(jnp.int32)
 
 
 def project_alternating(
@@ -165,9 +168,10 @@ def project_alternating(
         )
     plan = plan_leaves(params, where)
     limit = capacity(budget, params, plan)
-    check_finite(params, plan)
     leaves = compressed_leaves(params, plan)
-    dtypes = tuple(jnp.dtype(leaf.dtype).name for leaf in leaves)
+    for path, leaf in zip((p.path for p in plan if p.compress), leaves, strict=True):
+        check_finite(path, leaf)
+    dtypes = tuple(dtype_name(leaf) for leaf in leaves)
     codes = _alternate(list(leaves), jnp.uint32(limit), dtypes, start_bits, rounds)
     return with_compressed(params, plan, codes)
 
@@ -177,6 +181,8 @@ def _alternate(
     leaves: list[jax.Array], limit: jax.Array, dtypes: tuple[str, ...], start_bits: int, rounds: int
 ) -> list[Codes]:
     weights = [w.astype(jnp.float32) for w in leaves]
+    # Squares in units of the largest magnitude neither overflow nor vanish.
+    unit = power_of_two(jnp.max(jnp.stack([jnp.max(jnp.abs(w), initial=0) for w in weights])))
 
     def one_round(_: jax.Array, state: tuple) -> tuple:
         bits, best, least = state
@@ -184,14 +190,15 @@ def _alternate(
         quantization = quantize(kept, nonzeros(kept), limit)
         snapped = snap(kept, quantization.levels)
         error = sum(
-            (jnp.sum((w - q) ** 2) for w, q in zip(weights, snapped, strict=True)), jnp.zeros(())
+            (jnp.sum((w / unit - q / unit) ** 2) for w, q in zip(weights, snapped, strict=True)),
+            jnp.float32(0),
         )
         better = error < least
         best = jax.tree.map(functools.partial(jnp.where, better), (bits, quantization), best)
         return quantization.bits, best, jnp.where(better, error, least)
 
     bits = jnp.full(len(weights), start_bits, jnp.int32)
-    empty = Quantization(jnp.zeros((len(weights), LEVELS)), bits)
+    empty = Quantization(jnp.zeros((len(weights), LEVELS), jnp.float32), bits)
     start = (bits, (bits, empty), jnp.float32(jnp.inf))
     _, (support_bits, quantization), _ = lax.fori_loop(0, rounds, one_round, start)
     return to_codes(sparsify(weights, support_bits, limit), quantization, dtypes)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jpq_jax.sketch.histogram import Sketch
+from jpq_jax.sketch.histogram import BINS, Sketch
 from jpq_jax.vocabulary import LEVELS, MAX_BITS
 
 MAX_ITERATIONS = 100
@@ -18,11 +18,13 @@ TOLERANCE = 1e-3  # of the distortion, from one iteration to the next
 class Codebooks(NamedTuple):
     """Attributes:
     levels: [8, 257] float32, ascending, for bit-widths 1..8. Zero is among them, and stands for unused levels too.
-    distortion: [8] float32, squared error of the sketched nonzeros at their nearest levels.
+    distortion: [8] float32, squared error of the sketched nonzeros at their nearest levels, in units of unit^2.
+    unit: [] float32, a power of two, the sketch's.
     """
 
     levels: jax.Array
     distortion: jax.Array
+    unit: jax.Array
 
 
 class _Lloyd(NamedTuple):
@@ -32,6 +34,12 @@ class _Lloyd(NamedTuple):
     iteration: jax.Array  # []
 
 
+class _Clusters(NamedTuple):
+    counts: jax.Array  # [257], weights nearest to each level
+    total: jax.Array  # [257], their sum
+    distortion: jax.Array  # []
+
+
 def fit_codebooks(data: Sketch) -> Codebooks:
     """Lloyd's algorithm for all bit-widths at once; a local minimum of
 
@@ -39,11 +47,12 @@ def fit_codebooks(data: Sketch) -> Codebooks:
 
     from equally spaced values between the smallest and the largest nonzero weight, until the distortion
     changes by less than 1e-3 of itself, at most 100 iterations. A value that no weight is nearest to is
-    given up, as published. The sketch's bins are the points, each as heavy as its count.
+    given up, as published. A bin's weights are split at a border that falls among them: were they moved
+    together, the iteration would stop as soon as no border moves by a whole bin.
     """
     start = _Lloyd(
         levels=_equally_spaced(data),
-        distortion=jnp.full(MAX_BITS, jnp.inf),
+        distortion=jnp.full(MAX_BITS, jnp.inf, jnp.float32),
         settled=jnp.zeros(MAX_BITS, bool),
         iteration=jnp.int32(0),
     )
@@ -52,7 +61,8 @@ def fit_codebooks(data: Sketch) -> Codebooks:
         lambda s: _step(s, data),
         start,
     )
-    return Codebooks(result.levels, _distortion(result.levels, data))
+    distortion = _clusters(result.levels, data).distortion
+    return Codebooks(result.levels * data.unit, distortion, data.unit)
 
 
 def nearest_level(levels: jax.Array, w: jax.Array) -> jax.Array:
@@ -61,37 +71,54 @@ def nearest_level(levels: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _midpoints(levels: jax.Array) -> jax.Array:
-    return levels[..., :-1] / 2 + levels[..., 1:] / 2
+    return levels[:-1] / 2 + levels[1:] / 2
 
 
 def _equally_spaced(data: Sketch) -> jax.Array:
-    values = 2 ** jnp.arange(1, MAX_BITS + 1)[:, None]
-    place = jnp.arange(LEVELS)[None, :]
+    values = 2 ** jnp.arange(1, MAX_BITS + 1, dtype=jnp.int32)[:, None]
+    place = jnp.arange(LEVELS, dtype=jnp.int32)[None, :]
     share = place.astype(jnp.float32) / (values - 1).astype(jnp.float32)
-    spaced = data.low * (1 - share) + data.high * share
+    spaced = data.low + BINS * data.width * share
     return jnp.sort(jnp.where(place < values, spaced, 0), axis=1)
 
 
-def _errors(levels: jax.Array, data: Sketch) -> tuple[jax.Array, jax.Array]:
-    label = jax.vmap(nearest_level, (0, None))(levels, data.mean)
-    error = data.mean[None, :] - jnp.take_along_axis(levels, label, axis=1)
-    return label, jnp.sum(data.count[None, :] * error**2, axis=1)
+def _clusters_of_one(levels: jax.Array, data: Sketch) -> _Clusters:
+    """Every bin at the level of its right edge; then what of it lies below a border moves one level down."""
+    border = _midpoints(levels)
+    position = (border - data.low) / jnp.where(data.width > 0, data.width, 1)
+    bin_ = jnp.clip(position.astype(jnp.int32), 0, BINS - 1)
+    level = jnp.cumsum(jnp.zeros(BINS, jnp.int32).at[bin_].add(1))
+    below, below_total = _below(border, data, bin_)
+
+    zeros = jnp.zeros(LEVELS, jnp.float32)
+    count = zeros.at[level].add(data.counts) + jnp.diff(below, prepend=0, append=0)
+    total = zeros.at[level].add(data.counts * data.mean)
+    total = total + jnp.diff(below_total, prepend=0, append=0)
+    error = (data.mean - levels[level]) ** 2 + data.reach**2 / 3
+    saved = 2 * jnp.diff(levels) * (below * border - below_total)
+    return _Clusters(count, total, jnp.maximum(jnp.sum(data.counts * error) - jnp.sum(saved), 0))
 
 
-def _distortion(levels: jax.Array, data: Sketch) -> jax.Array:
-    return _errors(levels, data)[1]
+def _below(border: jax.Array, data: Sketch, bin_: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How many weights of each border's bin lie below it, and their sum."""
+    mean, reach = data.mean[bin_], data.reach[bin_]
+    left = mean - reach
+    cut = jnp.clip(border, left, mean + reach)
+    whole = (border >= mean).astype(jnp.float32)
+    share = jnp.where(reach > 0, (cut - left) / jnp.where(reach > 0, 2 * reach, 1), whole)
+    count = data.counts[bin_] * share
+    return count, count * jnp.where(reach > 0, (left + cut) / 2, mean)
+
+
+_clusters = jax.vmap(_clusters_of_one, (0, None))
 
 
 def _step(state: _Lloyd, data: Sketch) -> _Lloyd:
-    label, distortion = _errors(state.levels, data)
-    change = jnp.abs(state.distortion - distortion)
-    settled = state.settled | (change < TOLERANCE * distortion) | (distortion == 0)
-
-    row = jnp.arange(MAX_BITS)[:, None]
-    empty = jnp.zeros_like(state.levels)
-    count = empty.at[row, label].add(data.count[None, :])
-    total = empty.at[row, label].add((data.count * data.mean)[None, :])
-    given_up = (state.levels == 0) | (count == 0)  # zero itself stays where it is
-    moved = jnp.sort(jnp.where(given_up, 0, total / jnp.maximum(count, 1)), axis=1)
+    clusters = _clusters(state.levels, data)
+    change = jnp.abs(state.distortion - clusters.distortion)
+    settled = state.settled | (change <= TOLERANCE * clusters.distortion)
+    given_up = (state.levels == 0) | (clusters.counts < 0.5)  # zero itself stays where it is
+    mean = clusters.total / jnp.maximum(clusters.counts, 0.5)
+    moved = jnp.sort(jnp.where(given_up, 0, mean), axis=1)
     levels = jnp.where(settled[:, None], state.levels, moved)
-    return _Lloyd(levels, distortion, settled, state.iteration + 1)
+    return _Lloyd(levels, clusters.distortion, settled, state.iteration + 1)

@@ -17,7 +17,7 @@ from jax import lax
 
 from jpq_jax.plan import Where, capacity, compressed_leaves, plan_leaves, with_compressed
 from jpq_jax.projection.published import nonzeros, quantize, snap, sparsify
-from jpq_jax.vocabulary import MAX_BITS, Budget, LeafPlan, PyTree
+from jpq_jax.vocabulary import MAX_BITS, Budget, LeafPlan, PyTree, leaves_with_paths
 
 
 class AdmmState(NamedTuple):
@@ -78,7 +78,8 @@ def admm(
       where: which leaves to compress, as in `plan_leaves`. The others' updates pass through.
 
     Returns:
-      A transformation whose `update` needs params.
+      A transformation whose `update` needs params. Under `optax.inject_hyperparams`, name `where`, `every` and
+      `start_bits` in its `static_args`.
 
     Raises:
       ValueError: an option out of range; in `init` and `update`, a tree with nothing to compress.
@@ -105,23 +106,20 @@ def admm(
             raise ValueError("admm: update needs the params; call update(updates, state, params)")
         plan = plan_leaves(params, where)
         capacity(budget, params, plan)  # raises if there is nothing to compress
-        count = state.admm_count
+        _check_same_leaves(updates, params)
+        old, steps = compressed_leaves(params, plan), compressed_leaves(updates, plan)
+        count, target, dual = state.admm_count, _floats(state.target), _floats(state.dual)
+        split = _Split(_floats(old), target, dual, state.leaf_bits)
         limit = _scheduled(state.bit_budget, budget_schedule, count)
-        old, steps = _floats(compressed_leaves(params, plan)), compressed_leaves(updates, plan)
-        split = _Split(old, _floats(state.target), _floats(state.dual), state.leaf_bits)
-        # The published start: V = W before the first step.
-        first = count == 0
-        split = split._replace(
-            target=[jnp.where(first, w, v) for w, v in zip(old, split.target, strict=True)]
-        )
         strength = jnp.asarray(_value(rho, count), jnp.float32)
         if penalty == "gradient":
             split = lax.cond(count % every == 0, _project_copy, _as_it_is, split, limit)
             steps = _gradient_penalty(steps, split, strength)
         else:
             pull = strength * jnp.asarray(_value(learning_rate, count), jnp.float32)
+            first = count == 0
+            split = _proximal_step(_starting_at_weights(split, first), _floats(steps), pull)
             due = first | ((count + 1) % every == 0)
-            split = _proximal_step(split, _floats(steps), pull)
             split = lax.cond(due, _project_weights_and_copy, _as_it_is, split, limit)
             steps = _differences(split.weights, old, steps)
         new_state = AdmmState(
@@ -141,7 +139,7 @@ def _check_options(
 ) -> None:
     if not isinstance(budget, Budget):
         raise ValueError(f"admm: got budget={budget!r}, expected a jpq_jax.Budget")
-    # Under optax.inject_hyperparams the numbers arrive as arrays, checked when they were floats or ints.
+    # Arrays, which optax.inject_hyperparams makes of numbers, cannot be checked.
     if isinstance(every, int) and every < 1:
         raise ValueError(f"admm: got every={every}, expected at least 1")
     if isinstance(start_bits, int) and not 1 <= start_bits <= MAX_BITS:
@@ -179,15 +177,28 @@ def _value(number: Any, count: jax.Array) -> Any:
 def _scheduled(limit: jax.Array, schedule: optax.Schedule | None, count: jax.Array) -> jax.Array:
     if schedule is None:
         return limit
-    factor = jnp.asarray(schedule(count), jnp.float32)
+    factor = jnp.asarray(_value(schedule, count), jnp.float32)
     most = jnp.float32(2**32 - 2**8)  # the largest float32 that fits into uint32
     relaxed = jnp.minimum(limit.astype(jnp.float32) * factor, most).astype(jnp.uint32)
     return jnp.where(factor > 1, jnp.maximum(relaxed, limit), limit)
 
 
+def _check_same_leaves(updates: PyTree, params: PyTree) -> None:
+    got, expected = (jax.tree.map(jnp.shape, jax.tree.leaves(t)) for t in (updates, params))
+    if got != expected:
+        paths = [path for path, _ in leaves_with_paths(params)]
+        raise ValueError(f"admm: got updates of shapes {got}, expected {expected} for {paths}")
+
+
 def _as_it_is(split: _Split, limit: jax.Array) -> _Split:
     del limit
     return split
+
+
+def _starting_at_weights(split: _Split, first: jax.Array) -> _Split:
+    """V = W before the first step, as published."""
+    pairs = zip(split.weights, split.target, strict=True)
+    return split._replace(target=[jnp.where(first, w, v) for w, v in pairs])
 
 
 def _dual_step(split: _Split) -> _Split:
@@ -227,7 +238,12 @@ def _gradient_penalty(
 
 
 def _differences(
-    new: Sequence[jax.Array], old: Sequence[jax.Array], like: Sequence[jax.Array]
+    new: Sequence[jax.Array], old: Sequence[jax.Array], steps: Sequence[jax.Array]
 ) -> list[jax.Array]:
-    """Updates from old to new. A pruned weight becomes exactly 0, since p + (0 - p) is exact."""
-    return [(n - o).astype(leaf.dtype) for n, o, leaf in zip(new, old, like, strict=True)]
+    """Updates from old to new. A pruned weight becomes exactly 0, since p + (0 - p) is exact in p's own dtype."""
+
+    def difference(n: jax.Array, o: jax.Array, step: jax.Array) -> jax.Array:
+        wider = o.dtype if o.dtype.itemsize >= step.dtype.itemsize else step.dtype
+        return (n - o.astype(jnp.float32)).astype(wider)
+
+    return [difference(*parts) for parts in zip(new, old, steps, strict=True)]
