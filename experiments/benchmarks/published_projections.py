@@ -76,10 +76,13 @@ def main(folder: tyro.conf.Positional[Path]) -> int:
             row |= {"published_distortion": published, "ratio": row["distortion"] / published}
             rows.append(row)
     table = Table(title="relative distortion: the authors' projections, and ours")
-    for name in rows[0]:
-        table.add_column(name, justify="right")
+    shown = ("checkpoint", "density", "bits", "published_distortion", "distortion", "ratio")
+    for name in shown:
+        table.add_column(name.replace("_", " "), justify="right")
     for row in rows:
-        table.add_row(*(f"{v:.5g}" if isinstance(v, float) else str(v) for v in row.values()))
+        table.add_row(
+            *(f"{row[name]:.5g}" if name in shown[3:] else str(row[name]) for name in shown)
+        )
     Console().print(table)
     write_json(RESULTS / "published_projections.json", {"rows": rows, **provenance()})
     return 0
