@@ -140,7 +140,7 @@ def run(
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code: 0, 2 after a mistake in what was asked for, 130 if stopped by the user."""
+    """Returns the exit code: 0, 1 if training diverged, 2 after a mistake in what was asked for, 130 if stopped by the user."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
@@ -152,6 +152,9 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         run(experiment, *prepared, Console())
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last epoch", file=sys.stderr)
         return 130

@@ -146,7 +146,11 @@ def epoch_function(
 def train(
     config: Config, model: Model, dataset: Dataset, workdir: Path, console: Console
 ) -> tuple[Snapshot, History]:
-    """Runs all stages, from the last checkpoint in `workdir` if there is one, and returns where they end."""
+    """Runs all stages, from the last checkpoint in `workdir` if there is one, and returns where they end.
+
+    Raises:
+      FloatingPointError: if the loss is no longer finite.
+    """
     stages = stages_of(config, model.params, len(dataset.train.labels) // config.batch_size)
     images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
     store = checkpoints.Checkpoints(workdir / "checkpoints")
@@ -169,6 +173,10 @@ def train(
             key = jax.random.fold_in(jax.random.key(config.seed), epoch)
             trained = (snapshot.params, snapshot.opt_state)
             params, opt_state, loss = run_epoch(*trained, images, labels, key)
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"training diverged in epoch {epoch + 1} (loss {float(loss)}); lower the learning rate"
+                )
             snapshot = snapshot._replace(params=params, opt_state=opt_state)
             snapshot, measured = _measure(stage, snapshot, history, model, dataset)
             row = {"epoch": epoch + 1, "stage": stage.name, "loss": float(loss), **measured}

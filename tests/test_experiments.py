@@ -226,6 +226,13 @@ def test_bad_commands_say_what_is_wrong(
     assert message in " ".join(words)
 
 
+def test_diverged_training_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wild = ["--dense_learning_rate=1e6", "--dense_epochs=3", "--train_images=2560"]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert run.main(["lenet5_mnist", *wild, f"--workdir={tmp_path}"]) == 1
+    assert "diverged in epoch 1" in capsys.readouterr().err
+
+
 def test_help_lists_configs_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--help"]) == 0
     assert "lenet5_mnist" in capsys.readouterr().out

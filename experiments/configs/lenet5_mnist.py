@@ -18,7 +18,9 @@ _PUBLISHED = Config(
 )
 
 PRESETS = {
-    "default": Config(ratio=500, shift=2, dense_epochs=5, epochs=20, warmup_epochs=1),
+    "default": Config(
+        ratio=500, shift=2, dense_epochs=5, epochs=18, warmup_epochs=1, learning_rate=0.03
+    ),
     "paper": dataclasses.replace(_PUBLISHED, shift=2),
     "published": _PUBLISHED,
 }
