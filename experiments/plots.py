@@ -17,6 +17,8 @@ def draw_history(history: list[dict[str, Any]], path: Path) -> None:
     epochs = [row["epoch"] for row in history]
     wrong = [100 * (1 - row["validation_accuracy"]) for row in history]
     errors.semilogy(epochs, wrong, "o-", color=_ACCURACY, markersize=3)
+    errors.yaxis.set_major_formatter("{x:g}")
+    errors.yaxis.set_minor_formatter("")
     errors.set(xlabel="epoch", title="Validation error and size over training")
     errors.set_ylabel("validation error, %", color=_ACCURACY)
     sizes = errors.twinx()
@@ -28,9 +30,8 @@ def draw_history(history: list[dict[str, Any]], path: Path) -> None:
     first = compressed[0]["epoch"]
     if first > epochs[0]:
         errors.axvline(first - 0.5, color="grey", linestyle=":")
-        errors.annotate(
-            "compression starts", (first - 0.5, wrong[0]), rotation=90, va="top", ha="right"
-        )
+        corner = (first - 0.4, errors.get_ylim()[0])
+        errors.annotate("compression starts", corner, rotation=90, va="bottom", ha="left")
     figure.savefig(path, dpi=120)
 
 
@@ -45,6 +46,8 @@ def draw_layers(leaves: list[dict[str, Any]], path: Path) -> None:
     shares = [100 * row["nonzeros"] / row["weights"] for row in rows]
     bars = density.bar(names, shares, color=_SIZE)
     density.bar_label(bars, [f"{share:.2g}" for share in shares])
-    density.set(ylabel="nonzeros, %", yscale="log")
+    density.set(ylabel="nonzeros, %", yscale="log", ylim=(min(shares, default=1) / 3, 300))
+    density.yaxis.set_major_formatter("{x:g}")
+    density.yaxis.set_minor_formatter("")
     density.tick_params(axis="x", labelrotation=30)
     figure.savefig(path, dpi=120)

@@ -60,12 +60,12 @@ def _default_rule(path: str, leaf: Any) -> tuple[bool, str]:
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return False, f"{leaf.dtype}, not floating"
     if len(leaf.shape) < 2:
-        return False, f"{len(leaf.shape)} axes: a bias, scale or statistic"
+        return False, "1 axis" if leaf.shape else "a scalar"
     if name in _NOT_KERNELS:
         return False, f"named {name}"
     if math.prod(leaf.shape) == 0:
         return False, "empty"
-    return True, "kernel: floating, 2 or more axes"
+    return True, "kernel"
 
 
 def _chosen(leaves: list[tuple[str, Any]], chosen: Sequence[bool], by: str) -> list[LeafPlan]:

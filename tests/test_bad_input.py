@@ -115,7 +115,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda _: admm().update({}, admm().init({}), {}),
         "no leaf to compress: it has no leaves",
     ),
-    "nothing but biases": (projected({"bias": jnp.ones(3)}), "no leaf to compress: bias: 1 axes"),
+    "nothing but biases": (projected({"bias": jnp.ones(3)}), "no leaf to compress: bias: 1 axis"),
     "a leaf that is no array": (
         projected({"kernel": "text"}),
         "'kernel': got str, expected an array",

@@ -45,19 +45,19 @@ def test_by_default_kernels_are_compressed():
 @pytest.mark.parametrize(
     ("name", "leaf", "why"),
     [
-        ("kernel", jnp.ones((2, 2)), "kernel: floating, 2 or more axes"),
-        ("embedding", jnp.ones((2, 2, 2)), "kernel: floating, 2 or more axes"),
+        ("kernel", jnp.ones((2, 2)), "kernel"),
+        ("embedding", jnp.ones((2, 2, 2)), "kernel"),
         ("bias", jnp.ones((2, 2)), "named bias"),
         ("scale", jnp.ones((2, 2)), "named scale"),
         ("mean", jnp.ones((2, 2)), "named mean"),
         ("var", jnp.ones((2, 2)), "named var"),
-        ("kernel", jnp.ones(2), "1 axes: a bias, scale or statistic"),
-        ("kernel", jnp.float32(2), "0 axes: a bias, scale or statistic"),
+        ("kernel", jnp.ones(2), "1 axis"),
+        ("kernel", jnp.float32(2), "a scalar"),
         ("kernel", jnp.ones((2, 2), jnp.int32), "int32, not floating"),
         ("kernel", np.ones((2, 2), bool), "bool, not floating"),
         ("kernel", np.ones((2, 2), np.complex64), "complex64, not floating"),
         ("kernel", jnp.ones((2, 0)), "empty"),
-        ("kernel", jax.ShapeDtypeStruct((2, 2), jnp.bfloat16), "kernel: floating, 2 or more axes"),
+        ("kernel", jax.ShapeDtypeStruct((2, 2), jnp.bfloat16), "kernel"),
     ],
 )
 def test_default_rule_and_its_reason(name: str, leaf: Any, why: str):
@@ -237,7 +237,7 @@ def test_capacity_never_misses_the_ratio(weights: int, ratio: float, kind: type)
 
 def test_nothing_to_compress_says_why():
     tree = {"bias": jnp.ones(3), "steps": jnp.zeros((2, 2), jnp.int32)}
-    with pytest.raises(ValueError, match="no leaf to compress: bias: 1 axes.*steps: int32"):
+    with pytest.raises(ValueError, match="no leaf to compress: bias: 1 axis.*steps: int32"):
         capacity(Budget(bits=3), tree, plan_leaves(tree))
     with pytest.raises(ValueError, match="it has no leaves"):
         capacity(Budget(bits=3), {}, [])
