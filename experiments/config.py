@@ -64,8 +64,11 @@ class Config:
     """Peak of the compression's schedule; a cosine to 0 after the warm-up."""
     rho: float = 0.05
     """ADMM's pull toward the compressed copy."""
-    rho_final: float | None = None
-    """The pull rises to this, by the same factor every step; by default it stays."""
+
+    finetune_epochs: int = 0
+    """Epochs after that with the support and the bit-widths held, straight through."""
+    finetune_learning_rate: float = 0.01
+    """Peak of their schedule, a cosine to 0."""
 
     def __post_init__(self) -> None:
         given = (self.ratio is not None, self.density is not None, self.bits is not None)
@@ -81,12 +84,13 @@ class Config:
             (self.epochs >= 1, "at least 1 epoch"),
             (0 <= self.warmup_epochs < self.epochs, "fewer warmup_epochs than epochs"),
             (self.dense_epochs >= 0, "dense_epochs of at least 0"),
+            (self.finetune_epochs >= 0, "finetune_epochs of at least 0"),
             (
                 1 <= self.batch_size <= (self.train_images or _FEWEST_IMAGES),
                 "batches no larger than the data",
             ),
             (0 <= self.shift <= 8, "a shift of 0 to 8 pixels"),
-            (self.rho > 0 and (self.rho_final is None or self.rho_final > 0), "a positive rho"),
+            (self.rho > 0, "a positive rho"),
         ):
             if not holds:
                 raise ValueError(f"expected {expected}; got {self}")

@@ -23,12 +23,14 @@ from jpq_jax.plan import compressed_leaves
 
 History = list[dict[str, Any]]
 
+_REFITS = 20  # of the codebooks in an epoch of fine-tuning, as the authors do
+
 
 class Stage(NamedTuple):
     """Attributes:
-    name: "dense" or "compress".
+    name: "dense", "compress" or "fine-tune".
     epochs: how long.
-    optimizer: optax's; that of "compress" ends in `jpq_jax.admm`.
+    optimizer: optax's. That of "compress" ends in `jpq_jax.admm`; that of "fine-tune" holds what it found.
     """
 
     name: str
@@ -75,13 +77,24 @@ def stages_of(config: Config, params: Any, steps: int) -> list[Stage]:
     schedule = _schedule(config.learning_rate, config.warmup_epochs * steps, config.epochs * steps)
     compression = jpq_jax.admm(
         budget_of(config, params),
-        rho=_pull(config, config.epochs * steps),
+        rho=config.rho,
         every=steps,
         learning_rate=schedule,
         start_bits=config.bits or 3,
     )
     chain = optax.chain(*_sgd(config, schedule), compression)
-    return [*stages, Stage("compress", config.epochs, chain)]
+    stages.append(Stage("compress", config.epochs, chain))
+    if config.finetune_epochs:
+        stages.append(Stage("fine-tune", config.finetune_epochs, _fine_tuning(config, steps)))
+    return stages
+
+
+def _fine_tuning(config: Config, steps: int) -> optax.GradientTransformationExtraArgs:
+    """With the support and the bit-widths held, straight through; the bits are put into its state, see `_begin`."""
+    total = config.finetune_epochs * steps
+    schedule = _schedule(config.finetune_learning_rate, 0, total)
+    inner = optax.chain(*_sgd(config, schedule), jpq_jax.mask_updates())
+    return jpq_jax.latent(inner, jpq_jax.held(1), every=max(steps // _REFITS, 1))
 
 
 def _schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
@@ -92,15 +105,10 @@ def _schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedul
     return optax.join_schedules([rise, cosine], [warmup_steps])
 
 
-def _pull(config: Config, total_steps: int) -> optax.ScalarOrSchedule:
-    if config.rho_final is None:
-        return config.rho
-    return optax.exponential_decay(config.rho, total_steps, config.rho_final / config.rho)
-
-
 def _sgd(config: Config, schedule: optax.Schedule) -> list[optax.GradientTransformation]:
     def kernels(params: Any) -> Any:
-        return jax.tree.map(lambda p: p.ndim >= 2, params)
+        compressed = [plan.compress for plan in jpq_jax.plan_leaves(params)]
+        return jax.tree.unflatten(jax.tree.structure(params), compressed)
 
     return [
         optax.add_decayed_weights(config.weight_decay, kernels),
@@ -156,7 +164,7 @@ def train(
     store = checkpoints.Checkpoints(workdir / "checkpoints")
     done, history = store.latest(), []
     stage, _ = _stage_of(stages, max(done - 1, 0))
-    snapshot = _begin(stage, model.params)
+    snapshot = _blank(stage, model.params)
     if done:
         snapshot, history = store.restore(done, snapshot)
         console.print(f"going on after epoch {done}, found in {workdir}")
@@ -168,7 +176,7 @@ def train(
             started = time.monotonic()
             stage, is_new = _stage_of(stages, epoch)
             if is_new:
-                snapshot = _begin(stage, snapshot.params)
+                snapshot = _begin(stage, snapshot)
                 run_epoch = epoch_function(model, dataset, config, stage.optimizer)
             key = jax.random.fold_in(jax.random.key(config.seed), epoch)
             trained = (snapshot.params, snapshot.opt_state)
@@ -197,13 +205,24 @@ def _stage_of(stages: list[Stage], epoch: int) -> tuple[Stage, bool]:
     raise ValueError(f"epoch is {epoch + 1} beyond the last")
 
 
-def _begin(stage: Stage, params: Any) -> Snapshot:
+def _blank(stage: Stage, params: Any) -> Snapshot:
+    """A snapshot of the stage's structure, that starts from these params."""
     opt_state = stage.optimizer.init(params)
     none_yet = jnp.int32(0)
     if stage.name == "dense":
         return Snapshot(params, opt_state, None, None, none_yet)
     best = jpq_jax.finalize(params, opt_state)
     return Snapshot(params, opt_state, _kept(params), _kept(best), none_yet)
+
+
+def _begin(stage: Stage, before: Snapshot) -> Snapshot:
+    """The stage's first snapshot, from where the one before it ended."""
+    blank = _blank(stage, before.params)
+    if stage.name != "fine-tune":
+        return blank
+    bits = optax.tree.get(before.opt_state, "leaf_bits")
+    opt_state = optax.tree.set(blank.opt_state, held_bits=_kept(bits))
+    return before._replace(opt_state=opt_state)
 
 
 def _kept(tree: Any) -> Any:

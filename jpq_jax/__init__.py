@@ -6,12 +6,17 @@ params --sketch--> distortion tables --allocate--> bits, support --project--> Co
 from jpq_jax import artifact as artifact
 from jpq_jax.finalize import finalize as finalize
 from jpq_jax.plan import plan_leaves as plan_leaves
+from jpq_jax.projection.held import held as held
+from jpq_jax.projection.planner import Planner as Planner
 from jpq_jax.projection.published import project_alternating as project_alternating
 from jpq_jax.rate import account as account
 from jpq_jax.rate import paper_ratio as paper_ratio
 from jpq_jax.rate import rate_bits as rate_bits
 from jpq_jax.transforms.admm import AdmmState as AdmmState
 from jpq_jax.transforms.admm import admm as admm
+from jpq_jax.transforms.latent import LatentState as LatentState
+from jpq_jax.transforms.latent import latent as latent
+from jpq_jax.transforms.masking import mask_updates as mask_updates
 from jpq_jax.vocabulary import Budget as Budget
 from jpq_jax.vocabulary import Codes as Codes
 from jpq_jax.vocabulary import LeafPlan as LeafPlan
@@ -23,13 +28,18 @@ __all__ = [
     "AdmmState",
     "Budget",
     "Codes",
+    "LatentState",
     "LeafPlan",
+    "Planner",
     "account",
     "admm",
     "artifact",
     "dequantize",
     "finalize",
+    "held",
+    "latent",
     "leaves_with_paths",
+    "mask_updates",
     "paper_ratio",
     "plan_leaves",
     "project_alternating",

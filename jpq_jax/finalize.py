@@ -6,21 +6,22 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jpq_jax.plan import check_finite
+from jpq_jax.projection.planner import Plan
 from jpq_jax.projection.published import quantize_at, sparsify, to_codes
-from jpq_jax.transforms.admm import AdmmState
+from jpq_jax.transforms.leaves import floats
 from jpq_jax.vocabulary import Codes, PyTree, dtype_name, leaves_with_paths
 
 
 def finalize(params: PyTree, state: Any) -> PyTree:
-    """Codes of the params under the budget and bit-widths that the optimizer's state holds.
+    """Codes of the params, by what the optimizer's state holds of budget, bit-widths and values.
 
-    For each `AdmmState` in `state`: its leaves are sparsified at its bit-widths (0-1 knapsack, exact in the
-    budget) and quantized by k-means at the same bit-widths, as the published evaluation does. A value that no
-    weight takes is dropped, so the result may use less than the budget, and never uses more.
+    For each `AdmmState` in `state`, its leaves are sparsified at its bit-widths (0-1 knapsack, exact in the
+    budget) and quantized by k-means at the same bit-widths, as the published evaluation does. For each
+    `LatentState`, the latents are assigned by its plan. A value that no weight takes is dropped, so the result
+    may use less than the budget, and never uses more.
 
     Args:
       params: the trained params.
@@ -30,51 +31,71 @@ def finalize(params: PyTree, state: Any) -> PyTree:
       The compressed tree: `params` with `Codes` in place of the compressed leaves.
 
     Raises:
-      ValueError: no `AdmmState` in `state`, one that does not fit the params, or weights that are not finite.
+      ValueError: neither state in `state`, one that does not fit the params, or weights that are not finite.
     """
-    found = [value for _, value in optax.tree.get_all_with_path(state, "AdmmState")]
-    if not found:
+    found = _of_kind(state, "AdmmState"), _of_kind(state, "LatentState")
+    if not any(found):
         raise ValueError(
-            "finalize: found no AdmmState in the optimizer's state, expected one of admm"
+            "finalize: found no AdmmState or LatentState in the optimizer's state, expected one"
         )
     codes: dict[str, Codes] = {}
-    for admm_state in found:
-        codes |= _codes(params, admm_state)
+    for admm_state in found[0]:
+        leaves = _fitting(params, admm_state.target)
+        codes |= _coded(leaves, _project, admm_state.leaf_bits, admm_state.bit_budget)
+    for latent_state in found[1]:
+        _fitting(params, latent_state.latents)
+        codes |= _coded(_named(latent_state.latents), _assign, latent_state.latent_plan)
     leaves = [codes.get(path, leaf) for path, leaf in leaves_with_paths(params)]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
-def _codes(params: PyTree, state: AdmmState) -> dict[str, Codes]:
-    """By path, since a state's containers may differ from the params' (Flax NNX has variables of its own there)."""
-    targets = _targets(state)
+def _of_kind(state: Any, name: str) -> list[Any]:
+    return [value for _, value in optax.tree.get_all_with_path(state, name)]
+
+
+def _named(masked: PyTree) -> dict[str, jax.Array]:
+    """The leaves that are compressed, by path."""
+
+    def is_masked(leaf: Any) -> bool:
+        return isinstance(leaf, optax.MaskedNode)
+
+    named = leaves_with_paths(masked, is_leaf=is_masked)
+    return {path: leaf for path, leaf in named if not is_masked(leaf)}
+
+
+def _fitting(params: PyTree, masked: PyTree) -> dict[str, jax.Array]:
+    """The params of a state's leaves. By path, since a state's containers may differ from the params' (Flax NNX has
+    variables of its own there).
+    """
     found = dict(leaves_with_paths(params))
-    leaves = []
-    for path, target in targets.items():
+    fitting = {}
+    for path, like in _named(masked).items():
         leaf = found.get(path)
         if leaf is None:
             raise ValueError(
                 f"finalize: the state has a leaf {path!r}, the params have {list(found)}"
             )
-        if leaf.shape != target.shape:
-            raise ValueError(f"leaf {path!r}: got shape {leaf.shape}, the state has {target.shape}")
+        if leaf.shape != like.shape:
+            raise ValueError(f"leaf {path!r}: got shape {leaf.shape}, the state has {like.shape}")
+        fitting[path] = leaf
+    return fitting
+
+
+def _coded(leaves: dict[str, jax.Array], code: Any, *of_state: Any) -> dict[str, Codes]:
+    for path, leaf in leaves.items():
         check_finite(path, leaf)
-        leaves.append(leaf)
-    dtypes = tuple(dtype_name(leaf) for leaf in leaves)
-    codes = _project(leaves, state.leaf_bits, state.bit_budget, dtypes)
-    return dict(zip(targets, codes, strict=True))
+    dtypes = tuple(dtype_name(leaf) for leaf in leaves.values())
+    return dict(zip(leaves, code(dtypes, list(leaves.values()), *of_state), strict=True))
 
 
-def _targets(state: AdmmState) -> dict[str, jax.Array]:
-    def is_masked(leaf: Any) -> bool:
-        return isinstance(leaf, optax.MaskedNode)
-
-    named = leaves_with_paths(state.target, is_leaf=is_masked)
-    return {path: target for path, target in named if not is_masked(target)}
-
-
-@functools.partial(jax.jit, static_argnums=3)
+@functools.partial(jax.jit, static_argnums=0)
 def _project(
-    leaves: list[jax.Array], bits: jax.Array, limit: jax.Array, dtypes: tuple[str, ...]
+    dtypes: tuple[str, ...], leaves: list[jax.Array], bits: jax.Array, limit: jax.Array
 ) -> list[Codes]:
-    weights = sparsify([leaf.astype(jnp.float32) for leaf in leaves], bits, limit)
+    weights = sparsify(floats(leaves), bits, limit)
     return to_codes(weights, quantize_at(weights, bits), dtypes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _assign(dtypes: tuple[str, ...], latents: list[jax.Array], plan: Plan) -> list[Codes]:
+    return plan.codes(floats(latents), dtypes)

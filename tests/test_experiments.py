@@ -282,7 +282,7 @@ def test_the_published_preset_is_the_authors_setting() -> None:
     assert training.budget_of(published, params) == jpq_jax.Budget(bits=6975)
     assert (published.batch_size, published.epochs, published.warmup_epochs) == (256, 120, 10)
     assert (published.learning_rate, published.momentum) == (0.1, 0.93)
-    assert (published.rho, published.rho_final, published.weight_decay) == (0.05, None, 5e-4)
+    assert (published.rho, published.weight_decay) == (0.05, 5e-4)
     assert published.shift == 0
 
 

@@ -17,7 +17,14 @@ from jax import lax
 
 from jpq_jax.plan import Where, capacity, compressed_leaves, plan_leaves, with_compressed
 from jpq_jax.projection.published import nonzeros, quantize, snap, sparsify
-from jpq_jax.vocabulary import MAX_BITS, Budget, LeafPlan, PyTree, leaves_with_paths
+from jpq_jax.transforms.leaves import (
+    check_update,
+    differences,
+    floats,
+    refilled,
+    where_compressed,
+)
+from jpq_jax.vocabulary import MAX_BITS, Budget, PyTree
 
 
 class AdmmState(NamedTuple):
@@ -92,8 +99,8 @@ def admm(
         limit = capacity(budget, params, plan) if plan else 0
         return AdmmState(
             admm_count=jnp.zeros([], jnp.int32),
-            target=_zeros_where_compressed(params, plan),
-            dual=_zeros_where_compressed(params, plan),
+            target=where_compressed(jnp.zeros_like, params, plan),
+            dual=where_compressed(jnp.zeros_like, params, plan),
             leaf_bits=jnp.full(sum(p.compress for p in plan), start_bits, jnp.int32),
             bit_budget=jnp.asarray(limit, jnp.uint32),
         )
@@ -102,14 +109,12 @@ def admm(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, AdmmState]:
         del extra_args
-        if params is None:
-            raise ValueError("admm: update needs the params; call update(updates, state, params)")
+        check_update("admm", updates, params)
         plan = plan_leaves(params, where)
         capacity(budget, params, plan)  # raises if there is nothing to compress
-        _check_same_leaves(updates, params)
         old, steps = compressed_leaves(params, plan), compressed_leaves(updates, plan)
-        count, target, dual = state.admm_count, _floats(state.target), _floats(state.dual)
-        split = _Split(_floats(old), target, dual, state.leaf_bits)
+        count, target, dual = state.admm_count, floats(state.target), floats(state.dual)
+        split = _Split(floats(old), target, dual, state.leaf_bits)
         limit = _scheduled(state.bit_budget, budget_schedule, count)
         strength = jnp.asarray(_value(rho, count), jnp.float32)
         if penalty == "gradient":
@@ -118,14 +123,14 @@ def admm(
         else:
             pull = strength * jnp.asarray(_value(learning_rate, count), jnp.float32)
             first = count == 0
-            split = _proximal_step(_starting_at_weights(split, first), _floats(steps), pull)
+            split = _proximal_step(_starting_at_weights(split, first), floats(steps), pull)
             due = first | ((count + 1) % every == 0)
             split = lax.cond(due, _project_weights_and_copy, _as_it_is, split, limit)
-            steps = _differences(split.weights, old, steps)
+            steps = differences(split.weights, old, steps)
         new_state = AdmmState(
             admm_count=jnp.asarray(optax.safe_increment(count)),
-            target=_refilled(state.target, split.target),
-            dual=_refilled(state.dual, split.dual),
+            target=refilled(state.target, split.target),
+            dual=refilled(state.dual, split.dual),
             leaf_bits=split.bits,
             bit_budget=state.bit_budget,
         )
@@ -150,26 +155,6 @@ def _check_options(
         raise ValueError("admm: the proximal step needs the optimizer's learning_rate")
 
 
-def _zeros_where_compressed(params: PyTree, plan: Sequence[LeafPlan]) -> PyTree:
-    leaves, treedef = jax.tree.flatten(params)
-    filled = [
-        jnp.zeros_like(leaf) if p.compress else optax.MaskedNode()
-        for leaf, p in zip(leaves, plan, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, filled)
-
-
-def _refilled(tree: PyTree, leaves: Sequence[jax.Array]) -> PyTree:
-    old, treedef = jax.tree.flatten(tree)
-    return jax.tree.unflatten(
-        treedef, [new.astype(leaf.dtype) for new, leaf in zip(leaves, old, strict=True)]
-    )
-
-
-def _floats(tree: PyTree) -> list[jax.Array]:
-    return [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
-
-
 def _value(number: Any, count: jax.Array) -> Any:
     return number(count) if callable(number) else number
 
@@ -181,13 +166,6 @@ def _scheduled(limit: jax.Array, schedule: optax.Schedule | None, count: jax.Arr
     most = jnp.float32(2**32 - 2**8)  # the largest float32 that fits into uint32
     relaxed = jnp.minimum(limit.astype(jnp.float32) * factor, most).astype(jnp.uint32)
     return jnp.where(factor > 1, jnp.maximum(relaxed, limit), limit)
-
-
-def _check_same_leaves(updates: PyTree, params: PyTree) -> None:
-    got, expected = (jax.tree.map(jnp.shape, jax.tree.leaves(t)) for t in (updates, params))
-    if got != expected:
-        paths = [path for path, _ in leaves_with_paths(params)]
-        raise ValueError(f"admm: got updates of shapes {got}, expected {expected} for {paths}")
 
 
 def _as_it_is(split: _Split, limit: jax.Array) -> _Split:
@@ -235,15 +213,3 @@ def _gradient_penalty(
 ) -> list[jax.Array]:
     parts = zip(gradients, split.weights, split.target, split.dual, strict=True)
     return [(g + (strength * (w - v + u)).astype(g.dtype)) for g, w, v, u in parts]
-
-
-def _differences(
-    new: Sequence[jax.Array], old: Sequence[jax.Array], steps: Sequence[jax.Array]
-) -> list[jax.Array]:
-    """Updates from old to new. A pruned weight becomes exactly 0, since p + (0 - p) is exact in p's own dtype."""
-
-    def difference(n: jax.Array, o: jax.Array, step: jax.Array) -> jax.Array:
-        wider = o.dtype if o.dtype.itemsize >= step.dtype.itemsize else step.dtype
-        return (n - o.astype(jnp.float32)).astype(wider)
-
-    return [difference(*parts) for parts in zip(new, old, steps, strict=True)]

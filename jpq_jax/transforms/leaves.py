@@ -1,0 +1,59 @@
+"""What the transformations share: from trees of updates, params and state to the compressed leaves, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jpq_jax.vocabulary import LeafPlan, PyTree, leaves_with_paths
+
+
+def where_compressed(
+    make: Callable[[Any], Any], params: PyTree, plan: Sequence[LeafPlan]
+) -> PyTree:
+    """A tree like the params, `make(leaf)` where a leaf is compressed and `optax.MaskedNode` elsewhere."""
+    leaves, treedef = jax.tree.flatten(params)
+    filled = [
+        make(leaf) if p.compress else optax.MaskedNode()
+        for leaf, p in zip(leaves, plan, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, filled)
+
+
+def refilled(tree: PyTree, leaves: Sequence[jax.Array]) -> PyTree:
+    """The tree with other arrays, each in the dtype of the one it replaces."""
+    old, treedef = jax.tree.flatten(tree)
+    return jax.tree.unflatten(
+        treedef, [new.astype(leaf.dtype) for new, leaf in zip(leaves, old, strict=True)]
+    )
+
+
+def floats(tree: PyTree) -> list[jax.Array]:
+    """The leaves in float32."""
+    return [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
+
+
+def check_update(name: str, updates: PyTree, params: PyTree | None) -> None:
+    """Raises ValueError, in the transformation's name, without params or if the updates do not fit them."""
+    if params is None:
+        raise ValueError(f"{name}: update needs the params; call update(updates, state, params)")
+    got, expected = (jax.tree.map(jnp.shape, jax.tree.leaves(t)) for t in (updates, params))
+    if got != expected:
+        paths = [path for path, _ in leaves_with_paths(params)]
+        raise ValueError(f"{name}: got updates of shapes {got}, expected {expected} for {paths}")
+
+
+def differences(
+    new: Sequence[jax.Array], old: Sequence[jax.Array], steps: Sequence[jax.Array]
+) -> list[jax.Array]:
+    """Updates from old to new. A pruned weight becomes exactly 0, since p + (0 - p) is exact in p's own dtype."""
+
+    def difference(n: jax.Array, o: jax.Array, step: jax.Array) -> jax.Array:
+        wider = o.dtype if o.dtype.itemsize >= step.dtype.itemsize else step.dtype
+        return (n - o.astype(jnp.float32)).astype(wider)
+
+    return [difference(*parts) for parts in zip(new, old, steps, strict=True)]
