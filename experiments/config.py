@@ -50,6 +50,8 @@ class Config:
     """Of SGD."""
     weight_decay: float = 5e-4
     """L2, on kernels."""
+    clip: float | None = None
+    """Gradients longer than this, over all leaves together, are shortened to it."""
 
     dense_epochs: int = 0
     """Epochs of the dense baseline; 0 with --init."""
@@ -91,6 +93,7 @@ class Config:
             ),
             (0 <= self.shift <= 8, "a shift of 0 to 8 pixels"),
             (self.rho > 0, "a positive rho"),
+            (self.clip is None or self.clip > 0, "a positive clip"),
         ):
             if not holds:
                 raise ValueError(f"expected {expected}; got {self}")

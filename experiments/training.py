@@ -110,7 +110,9 @@ def _sgd(config: Config, schedule: optax.Schedule) -> list[optax.GradientTransfo
         compressed = [plan.compress for plan in jpq_jax.plan_leaves(params)]
         return jax.tree.unflatten(jax.tree.structure(params), compressed)
 
+    clip = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
     return [
+        *clip,
         optax.add_decayed_weights(config.weight_decay, kernels),
         optax.sgd(schedule, momentum=config.momentum),
     ]
