@@ -7,6 +7,9 @@ from jpq_jax import artifact as artifact
 from jpq_jax.finalize import finalize as finalize
 from jpq_jax.plan import plan_leaves as plan_leaves
 from jpq_jax.projection.held import held as held
+from jpq_jax.projection.joint import JointPlan as JointPlan
+from jpq_jax.projection.joint import joint as joint
+from jpq_jax.projection.joint import project as project
 from jpq_jax.projection.planner import Planner as Planner
 from jpq_jax.projection.published import project_alternating as project_alternating
 from jpq_jax.rate import account as account
@@ -14,9 +17,13 @@ from jpq_jax.rate import paper_ratio as paper_ratio
 from jpq_jax.rate import rate_bits as rate_bits
 from jpq_jax.transforms.admm import AdmmState as AdmmState
 from jpq_jax.transforms.admm import admm as admm
+from jpq_jax.transforms.clustering import ClusterState as ClusterState
+from jpq_jax.transforms.clustering import cluster_updates as cluster_updates
 from jpq_jax.transforms.latent import LatentState as LatentState
 from jpq_jax.transforms.latent import latent as latent
 from jpq_jax.transforms.masking import mask_updates as mask_updates
+from jpq_jax.transforms.projecting import ProjectState as ProjectState
+from jpq_jax.transforms.projecting import project_params as project_params
 from jpq_jax.vocabulary import Budget as Budget
 from jpq_jax.vocabulary import Codes as Codes
 from jpq_jax.vocabulary import LeafPlan as LeafPlan
@@ -27,22 +34,29 @@ from jpq_jax.vocabulary import validate as validate
 __all__ = [
     "AdmmState",
     "Budget",
+    "ClusterState",
     "Codes",
+    "JointPlan",
     "LatentState",
     "LeafPlan",
     "Planner",
+    "ProjectState",
     "account",
     "admm",
     "artifact",
+    "cluster_updates",
     "dequantize",
     "finalize",
     "held",
+    "joint",
     "latent",
     "leaves_with_paths",
     "mask_updates",
     "paper_ratio",
     "plan_leaves",
+    "project",
     "project_alternating",
+    "project_params",
     "rate_bits",
     "validate",
 ]

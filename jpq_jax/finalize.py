@@ -20,8 +20,8 @@ def finalize(params: PyTree, state: Any) -> PyTree:
 
     For each `AdmmState` in `state`, its leaves are sparsified at its bit-widths (0-1 knapsack, exact in the
     budget) and quantized by k-means at the same bit-widths, as the published evaluation does. For each
-    `LatentState`, the latents are assigned by its plan. A value that no weight takes is dropped, so the result
-    may use less than the budget, and never uses more.
+    `LatentState` its latents, and for each `ProjectState` the params, are coded by its plan. A value that no weight
+    takes is dropped, so the result may use less than the budget, and never uses more.
 
     Args:
       params: the trained params.
@@ -31,12 +31,12 @@ def finalize(params: PyTree, state: Any) -> PyTree:
       The compressed tree: `params` with `Codes` in place of the compressed leaves.
 
     Raises:
-      ValueError: neither state in `state`, one that does not fit the params, or weights that are not finite.
+      ValueError: no such state in `state`, one that does not fit the params, or weights that are not finite.
     """
-    found = _of_kind(state, "AdmmState"), _of_kind(state, "LatentState")
+    found = [_of_kind(state, name) for name in ("AdmmState", "LatentState", "ProjectState")]
     if not any(found):
         raise ValueError(
-            "finalize: found no AdmmState or LatentState in the optimizer's state, expected one"
+            "finalize: found no AdmmState, LatentState or ProjectState in the optimizer's state, expected one"
         )
     codes: dict[str, Codes] = {}
     for admm_state in found[0]:
@@ -45,6 +45,9 @@ def finalize(params: PyTree, state: Any) -> PyTree:
     for latent_state in found[1]:
         _fitting(params, latent_state.latents)
         codes |= _coded(_named(latent_state.latents), _assign, latent_state.latent_plan)
+    for project_state in found[2]:
+        leaves = _fitting(params, project_state.project_leaves, of_shape=False)
+        codes |= _coded(leaves, _assign, project_state.project_plan)
     leaves = [codes.get(path, leaf) for path, leaf in leaves_with_paths(params)]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
@@ -63,7 +66,7 @@ def _named(masked: PyTree) -> dict[str, jax.Array]:
     return {path: leaf for path, leaf in named if not is_masked(leaf)}
 
 
-def _fitting(params: PyTree, masked: PyTree) -> dict[str, jax.Array]:
+def _fitting(params: PyTree, masked: PyTree, of_shape: bool = True) -> dict[str, jax.Array]:
     """The params of a state's leaves. By path, since a state's containers may differ from the params' (Flax NNX has
     variables of its own there).
     """
@@ -75,7 +78,7 @@ def _fitting(params: PyTree, masked: PyTree) -> dict[str, jax.Array]:
             raise ValueError(
                 f"finalize: the state has a leaf {path!r}, the params have {list(found)}"
             )
-        if leaf.shape != like.shape:
+        if of_shape and leaf.shape != like.shape:
             raise ValueError(f"leaf {path!r}: got shape {leaf.shape}, the state has {like.shape}")
         fitting[path] = leaf
     return fitting

@@ -17,6 +17,10 @@ Where = PyTree | Callable[[str, Any], bool] | None
 
 _NOT_KERNELS = frozenset({"bias", "scale", "mean", "var"})
 _MAX_TOTAL_BITS = 2**32 - 1  # budgets are counted in uint32 on the device
+_NOT_BYTES = (
+    "got Budget(nbytes=...), expected ratio or bits: the method counts bits x nonzeros, which does not say how "
+    "many bytes a file takes"
+)
 
 
 def plan_leaves(params: PyTree, where: Where = None) -> list[LeafPlan]:
@@ -110,20 +114,43 @@ def capacity(budget: Budget, params: PyTree, plan: Sequence[LeafPlan]) -> int:
       ValueError: if the tree has nothing to compress or is too large to count in 32 bits, or the budget is
         in bytes.
     """
-    sizes = [math.prod(leaf.shape) for leaf in compressed_leaves(params, plan)]
-    if not sizes:
+    check_compresses(plan)
+    if budget.nbytes is not None:
+        raise ValueError(_why_not_bytes(budget, params, plan))
+    return limit_of(budget, compressed_leaves(params, plan))
+
+
+def check_compresses(plan: Sequence[LeafPlan]) -> None:
+    """Raises ValueError, saying why, if nothing is compressed."""
+    if not any(p.compress for p in plan):
         why = "; ".join(f"{p.path}: {p.why}" for p in plan[:8]) or "it has no leaves"
         raise ValueError(f"the tree has no leaf to compress: {why}")
-    most = MAX_BITS * sum(sizes)
+
+
+def limit_of(budget: Budget, leaves: Sequence[Any]) -> int:
+    """The same for the compressed leaves alone."""
+    size = sum(math.prod(leaf.shape) for leaf in leaves)
+    most = MAX_BITS * size
     if most > _MAX_TOTAL_BITS:
         raise ValueError(
-            f"got {sum(sizes)} weights to compress, expected at most {_MAX_TOTAL_BITS // MAX_BITS}"
+            f"got {size} weights to compress, expected at most {_MAX_TOTAL_BITS // MAX_BITS}"
         )
-    if budget.bits is not None:
-        return int(min(budget.bits, most))
-    if budget.ratio is not None:
-        return int(min(32 * sum(sizes) / budget.ratio, most))
-    raise ValueError(_why_not_bytes(budget, params, plan))
+    if budget.nbytes is not None:
+        raise ValueError(_NOT_BYTES)
+    bits = 32 * size / budget.ratio if budget.ratio is not None else budget.bits
+    return int(min(bits, most)) if bits is not None else most
+
+
+def scheduled(
+    limit: jax.Array, schedule: Callable[[Any], Any] | None, count: jax.Array
+) -> jax.Array:
+    """The limit times the schedule's factor at an update, a factor below 1 counting as 1. [] uint32."""
+    if schedule is None:
+        return limit
+    factor = jnp.asarray(schedule(count) if callable(schedule) else schedule, jnp.float32)
+    most = jnp.float32(2**32 - 2**8)  # the largest float32 that fits into uint32
+    relaxed = jnp.minimum(limit.astype(jnp.float32) * factor, most).astype(jnp.uint32)
+    return jnp.where(factor > 1, jnp.maximum(relaxed, limit), limit)
 
 
 def _why_not_bytes(budget: Budget, params: PyTree, plan: Sequence[LeafPlan]) -> str:
@@ -139,10 +166,7 @@ def _why_not_bytes(budget: Budget, params: PyTree, plan: Sequence[LeafPlan]) -> 
             f"got a budget of {budget.nbytes} bytes, expected at least {least}: the leaves that are "
             f"stored as they are take as much, {largest!r} most, with {stored[largest]}"
         )
-    return (
-        "got Budget(nbytes=...), expected ratio or bits: the published method counts bits x nonzeros, "
-        "which does not say how many bytes a file takes"
-    )
+    return _NOT_BYTES
 
 
 def check_finite(path: str, leaf: jax.Array) -> None:

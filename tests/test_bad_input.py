@@ -81,8 +81,37 @@ MASK_OF_NOTHING = {"dense": {"kernel": False, "bias": False}, "steps": False}
 MASK_OF_OTHERS = {"conv": {"kernel": True}}
 MASK_OF_INTEGERS = {"dense": False, "steps": True}
 
+
+def latent(tree: Any, budget: jpq_jax.Budget = BUDGET) -> Callable[[Path], Any]:
+    planner = jpq_jax.joint(budget)
+    return lambda _: jpq_jax.latent(optax.sgd(0.1), planner).init(tree)
+
+
+def without_params_in(make: Callable[[], Any]) -> Callable[[Path], Any]:
+    return lambda _: make().update(params(), make().init(params()))
+
+
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "params missing from update": (without_params, "needs the params"),
+    "params missing from update of latents": (
+        without_params_in(lambda: jpq_jax.latent(optax.sgd(0.1), jpq_jax.joint(BUDGET))),
+        "latent: update needs the params",
+    ),
+    "params missing from a projection": (
+        without_params_in(lambda: jpq_jax.project_params(jpq_jax.joint(BUDGET))),
+        "project_params: update needs the params",
+    ),
+    "params missing from masked updates": (
+        without_params_in(jpq_jax.mask_updates),
+        "mask_updates: update needs the params",
+    ),
+    "nothing to compress by latents": (latent({"bias": jnp.zeros(3)}), "bias: 1 axis"),
+    "bytes for latents": (latent(params(), jpq_jax.Budget(nbytes=99)), "expected ratio or bits"),
+    "NaN weights to project": (
+        lambda _: jpq_jax.project(spoiled(np.nan), BUDGET),
+        "'dense/kernel': got 1 NaN or infinite",
+    ),
+    "nothing to project": (lambda _: jpq_jax.project({}, BUDGET), "has no leaves"),
     "two budgets": (lambda _: jpq_jax.Budget(ratio=3, bits=5), "exactly one.*ratio.*bits"),
     "no budget": (lambda _: jpq_jax.Budget(), "exactly one"),
     "negative budget": (lambda _: jpq_jax.Budget(bits=-1), "bits.*at least 0; got -1"),

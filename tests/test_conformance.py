@@ -20,41 +20,93 @@ RATE = 0.1
 
 
 class Row(NamedTuple):
+    """Attributes:
+    factory: the transformation's.
+    options: what it is made with.
+    place: in an optimizer: "first" or "last" in a chain, or the "whole" of it.
+    number: a hyperparameter that may be a schedule.
+    statics: what `optax.inject_hyperparams` must not take for numbers.
+    of_params: a field of the state that is like the params, and a leaf in it that `map_params` finds.
+    budgeted: it compresses, to a twentieth; otherwise it only shapes updates.
+    """
+
     factory: Callable[..., optax.GradientTransformationExtraArgs]
     options: dict[str, Any]
-    number: str  # a hyperparameter that may be a schedule
-    last: bool  # in a chain, after the optimizer proper
+    place: str
+    number: str | None = None
+    statics: tuple[str, ...] = ("where", "every")
+    of_params: str | None = None
+    budgeted: bool = True
 
     def make(self, **options: Any) -> optax.GradientTransformationExtraArgs:
         return self.factory(**self.options | options)
 
 
-ADMM = {"budget": jpq_jax.Budget(ratio=20), "rho": 0.5, "every": 2}
+BUDGET = jpq_jax.Budget(ratio=20)
+ADMM = {"budget": BUDGET, "rho": 0.5, "every": 2}
+STATICS = ("where", "every", "start_bits")
+SGD = optax.sgd(RATE, momentum=0.9)
+
+
+def latent(budget_schedule: Any = None, every: int = 2, where: Any = None) -> Any:
+    """With the budget's schedule among the options, which is the planner's."""
+    planner = jpq_jax.joint(BUDGET, budget_schedule=budget_schedule)
+    return jpq_jax.latent(SGD, planner, every=every, where=where)
+
+
+def project_params(budget_schedule: Any = None, every: int = 2, where: Any = None) -> Any:
+    planner = jpq_jax.joint(BUDGET, budget_schedule=budget_schedule)
+    return jpq_jax.project_params(planner, every=every, where=where)
+
 
 ROWS = {
-    "admm-proximal": Row(jpq_jax.admm, ADMM | {"learning_rate": RATE}, "rho", last=True),
-    "admm-gradient": Row(jpq_jax.admm, ADMM | {"penalty": "gradient"}, "rho", last=False),
+    "admm-proximal": Row(
+        jpq_jax.admm, ADMM | {"learning_rate": RATE}, "last", "rho", STATICS, "dual"
+    ),
+    "admm-gradient": Row(
+        jpq_jax.admm, ADMM | {"penalty": "gradient"}, "first", "rho", STATICS, "dual"
+    ),
+    "latent": Row(latent, {"every": 2}, "whole", of_params="latents"),
+    "project-params": Row(project_params, {"every": 2}, "last"),
+    "mask-updates": Row(jpq_jax.mask_updates, {}, "last", budgeted=False),
+    "cluster-updates": Row(jpq_jax.cluster_updates, {}, "last", budgeted=False),
 }
 
-every_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+
+def rows(**having: Any) -> pytest.MarkDecorator:
+    """All rows, or those with these attributes; True stands for any value."""
+    chosen = {
+        name: row
+        for name, row in ROWS.items()
+        if all(
+            bool(getattr(row, key)) if value is True else getattr(row, key) == value
+            for key, value in having.items()
+        )
+    }
+    return pytest.mark.parametrize("row", chosen.values(), ids=chosen)
+
+
+every_row = rows()
+every_budget = rows(budgeted=True)
 
 
 def chained(row: Row, **options: Any) -> optax.GradientTransformationExtraArgs:
-    sgd, compression = optax.sgd(RATE, momentum=0.9), row.make(**options)
-    return optax.chain(sgd, compression) if row.last else optax.chain(compression, sgd)
+    compression = row.make(**options)
+    if row.place == "whole":
+        return compression
+    return optax.chain(SGD, compression) if row.place == "last" else optax.chain(compression, SGD)
 
 
 def make_params(dtype: Any = jnp.float32) -> dict[str, Any]:
+    """Of 251 distinct weights, so that they can be taken for clusters, some of them 0."""
     draw = np.random.default_rng(0)
+
+    def weights(*shape: int) -> jax.Array:
+        return jnp.asarray(draw.integers(-125, 126, size=shape) / 64, dtype)
+
     return {
-        "conv": {
-            "kernel": jnp.asarray(draw.normal(size=(4, 4, 2, 8)), dtype),
-            "bias": jnp.asarray(draw.normal(size=8), dtype),
-        },
-        "dense": {
-            "kernel": jnp.asarray(draw.normal(size=(64, 16)), dtype),
-            "bias": jnp.asarray(draw.normal(size=16), dtype),
-        },
+        "conv": {"kernel": weights(4, 4, 2, 8), "bias": weights(8)},
+        "dense": {"kernel": weights(64, 16), "bias": weights(16)},
     }
 
 
@@ -146,34 +198,41 @@ def test_multi_steps(row: Row) -> None:
     optimizer = optax.MultiSteps(chained(row), every_k_schedule=2)
     with jax.numpy_dtype_promotion("standard"):  # which optax's own arithmetic there needs
         reached, state = run(optimizer, params, steps=4)
-    assert optax.tree.get(state, "admm_count") == 2
-    codes = jpq_jax.finalize(reached, state)
-    assert jpq_jax.paper_ratio(codes) >= 20
+    assert state.gradient_step == 2
+    if row.budgeted:
+        codes = jpq_jax.finalize(reached, state)
+        assert jpq_jax.paper_ratio(codes) >= 20
 
 
 @every_row
 def test_inject_hyperparams(row: Row) -> None:
     params = make_params()
     options = row.options | {"where": lambda path, _: path.endswith("kernel")}
-    factory = optax.inject_hyperparams(row.factory, static_args=("where", "every", "start_bits"))
+    statics = [name for name in row.statics if name in options]
+    factory = optax.inject_hyperparams(row.factory, static_args=statics)
     reached, state = run(factory(**options), params)
     assert_same(reached, run(row.make(), params)[0])
-    assert float(state.hyperparams[row.number]) == row.options[row.number]
-    with pytest.raises(ValueError, match="every=0"):
-        factory(**options | {"every": 0}).init(params)
+    if row.number:
+        assert float(state.hyperparams[row.number]) == row.options[row.number]
+    if "every" in options:
+        with pytest.raises(ValueError, match="every=0"):
+            factory(**options | {"every": 0}).init(params)
 
 
-@every_row
+@every_budget
 def test_inject_budget_schedule(row: Row) -> None:
     params = make_params()
     ramp = optax.linear_schedule(4.0, 1.0, 3)
-    injected = optax.inject_hyperparams(row.factory)(**row.options, budget_schedule=ramp)
+    statics = [name for name in row.statics if name in row.options]
+    factory = optax.inject_hyperparams(row.factory, static_args=statics)
+    injected = factory(**row.options, budget_schedule=ramp)
     assert_same(run(injected, params)[0], run(row.make(budget_schedule=ramp), params)[0])
 
 
-@every_row
+@rows(number=True)
 def test_schedules(row: Row) -> None:
     params = make_params()
+    assert row.number
     value = row.options[row.number]
     constant = row.make(**{row.number: optax.constant_schedule(value)})
     assert_same(run(constant, params)[0], run(row.make(), params)[0])
@@ -182,7 +241,7 @@ def test_schedules(row: Row) -> None:
     assert optax.tree.norm(gap) > 1e-3
 
 
-@every_row
+@every_budget
 def test_partition(row: Row) -> None:
     params = make_params()
     labels = {"conv": "compressed", "dense": "free"}
@@ -195,7 +254,7 @@ def test_partition(row: Row) -> None:
     assert not isinstance(codes["dense"]["kernel"], jpq_jax.Codes)
 
 
-@every_row
+@every_budget
 def test_two_partitions_with_budgets_of_their_own(row: Row) -> None:
     params = make_params()
     groups = {"conv": chained(row), "dense": chained(row)}
@@ -214,9 +273,10 @@ def test_masked(row: Row, how: str) -> None:
     updates, _ = masked.update(gradients(params), masked.init(params), params)
     chex.assert_trees_all_equal(updates["dense"], gradients(params)["dense"])
     reached, state = run(masked, params)
-    codes = jpq_jax.finalize(reached, state)
-    assert isinstance(codes["conv"]["kernel"], jpq_jax.Codes)
-    assert not isinstance(codes["dense"]["kernel"], jpq_jax.Codes)
+    if row.budgeted:
+        codes = jpq_jax.finalize(reached, state)
+        assert isinstance(codes["conv"]["kernel"], jpq_jax.Codes)
+        assert not isinstance(codes["dense"]["kernel"], jpq_jax.Codes)
 
 
 @every_row
@@ -227,16 +287,17 @@ def test_where_is_a_mask_or_a_predicate(row: Row) -> None:
     chex.assert_trees_all_equal(run(by_mask, params)[0], run(by_path, params)[0])
 
 
-@every_row
+@rows(of_params=True)
 @pytest.mark.parametrize("where", [None, {"conv": True, "dense": False}])
 def test_map_params(row: Row, where: Any) -> None:
     params = make_params()
     optimizer = chained(row, where=where)
     state = optimizer.init(params)
     shifted = optax.tree.map_params(optimizer, lambda leaf: leaf + 1, state)
-    assert float(jnp.min(optax.tree.get(shifted, "dual")["conv"]["kernel"])) == 1
-    bits = optax.tree.get(state, "leaf_bits")
-    np.testing.assert_array_equal(optax.tree.get(shifted, "leaf_bits"), bits)
+    before, after = (optax.tree.get(s, row.of_params)["conv"]["kernel"] for s in (state, shifted))
+    np.testing.assert_array_equal(after, before + 1)
+    for name in ("leaf_bits", "joint_leaf_bits"):
+        np.testing.assert_array_equal(optax.tree.get(shifted, name), optax.tree.get(state, name))
 
 
 @every_row
@@ -266,8 +327,10 @@ def test_dtypes_are_kept(row: Row, dtype: Any) -> None:
     updates, state = optimizer.update(gradients(params), optimizer.init(params), params)
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, optimizer.init(params))
-    codes = jpq_jax.finalize(*run(optimizer, params))
-    chex.assert_trees_all_equal_shapes_and_dtypes(jpq_jax.dequantize(codes), params)
+    reached, state = run(optimizer, params)
+    if row.budgeted:
+        codes = jpq_jax.finalize(reached, state)
+        chex.assert_trees_all_equal_shapes_and_dtypes(jpq_jax.dequantize(codes), params)
 
 
 @every_row
@@ -330,6 +393,8 @@ def test_any_pytree(row: Row, convert: Callable[[Any], Any]) -> None:
     expected, expected_state = run(chained(row), params)
     assert jax.tree.structure(reached) == jax.tree.structure(tree)
     assert_same(reached, expected)
+    if not row.budgeted:
+        return
     codes = jpq_jax.finalize(reached, state)
     expected_codes = jpq_jax.finalize(expected, expected_state)
     assert_same(jpq_jax.dequantize(codes), jpq_jax.dequantize(expected_codes))
@@ -348,29 +413,32 @@ def test_through_the_optimizer_of_nnx(row: Row) -> None:
     reached = nnx.state(net, nnx.Param)
     expected, state = run(chained(row), make_params())
     assert_same(reached, expected)
+    if not row.budgeted:
+        return
     codes = jpq_jax.finalize(reached, optimizer.opt_state)
     assert_same(jpq_jax.dequantize(codes), jpq_jax.dequantize(jpq_jax.finalize(expected, state)))
 
 
-@every_row
+@pytest.mark.parametrize("row", [row for row in ROWS.values() if row.place != "whole"])
 def test_updates_narrower_than_params(row: Row) -> None:
     params = make_params()
     optimizer = row.make()
     narrow = jax.tree.map(lambda g: g.astype(jnp.bfloat16), gradients(params))
     updates, _ = optimizer.update(narrow, optimizer.init(params), params)
     reached = optax.apply_updates(params, jax.tree.map(lambda u: u.astype(jnp.float32), updates))
-    if row.last:  # 3 bits each at the start, of 32 / 20 per weight
+    if "learning_rate" in row.options:  # 3 bits each at the start, of 32 / 20 per weight
         kept = sum(int(jnp.sum(layer["kernel"] != 0)) for layer in reached.values())
         assert kept == 32 * 1280 // 20 // 3
 
 
-@every_row
+@every_budget
 def test_under_x64(row: Row) -> None:
     with jax.enable_x64(True):
         params = make_params()
         codes = jpq_jax.validate(jpq_jax.finalize(*run(chained(row), params)))
         assert jpq_jax.paper_ratio(codes) >= 20
-        jpq_jax.validate(jpq_jax.project_alternating(params, jpq_jax.Budget(ratio=20)))
+        for project in (jpq_jax.project, jpq_jax.project_alternating):
+            jpq_jax.validate(project(params, jpq_jax.Budget(ratio=20)))
 
 
 SPECS = {
@@ -384,16 +452,18 @@ SPECS = {
 def test_eight_devices_equal_one(row: Row, axis_type: AxisType) -> None:
     params = make_params()
     expected, expected_state = run(chained(row), params)
-    expected_codes = jpq_jax.finalize(expected, expected_state)
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axis_type,) * 2)
     with jax.set_mesh(mesh):
         spread = jax.tree.map(lambda p, s: jax.device_put(p, NamedSharding(mesh, s)), params, SPECS)
         reached, state = run(chained(row), spread)
-        codes = jpq_jax.finalize(reached, state)
-        weights = jpq_jax.dequantize(codes)
+        if row.budgeted:
+            codes = jpq_jax.finalize(reached, state)
+            weights = jpq_jax.dequantize(codes)
     assert_same(reached, expected)
-    assert_same(codes, expected_codes)
-    assert_same(weights, jpq_jax.dequantize(expected_codes))
+    if row.budgeted:
+        expected_codes = jpq_jax.finalize(expected, expected_state)
+        assert_same(codes, expected_codes)
+        assert_same(weights, jpq_jax.dequantize(expected_codes))
     for leaf in jax.tree.leaves(reached):
         assert len(leaf.sharding.device_set) == 8
     assert not reached["dense"]["kernel"].sharding.is_fully_replicated
@@ -408,6 +478,6 @@ def test_sharded_leaves_are_not_gathered(row: Row) -> None:
         params = {"kernel": jax.device_put(jnp.ones((64, 512)), sharding)}
         lowered = jax.jit(optimizer.update).lower(params, optimizer.init(params), params)
     text = lowered.compile().as_text()
-    assert "all-reduce" in text
+    assert ("all-reduce" in text) == (row.factory is not jpq_jax.mask_updates)
     for gather in ("all-gather", "all-to-all", "collective-permute"):
         assert gather not in text

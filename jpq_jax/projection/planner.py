@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+from jax import lax
 
 from jpq_jax.vocabulary import Codes
 
@@ -32,3 +33,12 @@ class Planner(NamedTuple):
 
     init: Callable[[Sequence[Any]], Any]
     replan: Callable[[Sequence[jax.Array], Any, jax.Array], Any]
+
+
+def planned(
+    planner: Planner, weights: Sequence[jax.Array], before: Any, count: jax.Array, every: int
+) -> Plan:
+    """The plan in force at an update: a new one every so many."""
+    return lax.cond(
+        count % every == 0, lambda: planner.replan(weights, before, count), lambda: before
+    )

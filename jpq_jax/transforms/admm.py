@@ -15,7 +15,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jpq_jax.plan import Where, capacity, compressed_leaves, plan_leaves, with_compressed
+from jpq_jax.plan import (
+    Where,
+    capacity,
+    compressed_leaves,
+    plan_leaves,
+    scheduled,
+    with_compressed,
+)
 from jpq_jax.projection.published import nonzeros, quantize, snap, sparsify
 from jpq_jax.transforms.leaves import (
     check_update,
@@ -115,7 +122,7 @@ def admm(
         old, steps = compressed_leaves(params, plan), compressed_leaves(updates, plan)
         count, target, dual = state.admm_count, floats(state.target), floats(state.dual)
         split = _Split(floats(old), target, dual, state.leaf_bits)
-        limit = _scheduled(state.bit_budget, budget_schedule, count)
+        limit = scheduled(state.bit_budget, budget_schedule, count)
         strength = jnp.asarray(_value(rho, count), jnp.float32)
         if penalty == "gradient":
             split = lax.cond(count % every == 0, _project_copy, _as_it_is, split, limit)
@@ -157,15 +164,6 @@ def _check_options(
 
 def _value(number: Any, count: jax.Array) -> Any:
     return number(count) if callable(number) else number
-
-
-def _scheduled(limit: jax.Array, schedule: optax.Schedule | None, count: jax.Array) -> jax.Array:
-    if schedule is None:
-        return limit
-    factor = jnp.asarray(_value(schedule, count), jnp.float32)
-    most = jnp.float32(2**32 - 2**8)  # the largest float32 that fits into uint32
-    relaxed = jnp.minimum(limit.astype(jnp.float32) * factor, most).astype(jnp.uint32)
-    return jnp.where(factor > 1, jnp.maximum(relaxed, limit), limit)
 
 
 def _as_it_is(split: _Split, limit: jax.Array) -> _Split:

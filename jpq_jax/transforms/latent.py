@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
-from jpq_jax.plan import Where, compressed_leaves, plan_leaves, with_compressed
-from jpq_jax.projection.planner import Plan, Planner
+from jpq_jax.plan import Where, check_compresses, compressed_leaves, plan_leaves, with_compressed
+from jpq_jax.projection.planner import Planner, planned
 from jpq_jax.transforms.leaves import (
     check_update,
     differences,
@@ -51,7 +50,7 @@ def latent(
 
     Args:
       inner: the optimizer; complete, with its learning rate.
-      planner: makes the plan P, such as `held(bits)`.
+      planner: makes the plan P, such as `joint(budget)`.
       every: updates between plans; by the plan in force, weights are assigned at every update.
       where: which leaves to compress, as in `plan_leaves`. `inner` updates the others as always.
 
@@ -60,7 +59,7 @@ def latent(
       `optax.inject_hyperparams`, name `planner`, `where` and `every` in its `static_args`.
 
     Raises:
-      ValueError: an option out of range; in `update`, updates that do not fit the params.
+      ValueError: an option out of range; in `init`, nothing to compress; in `update`, updates that do not fit the params.
     """
     if isinstance(every, int) and every < 1:
         raise ValueError(f"latent: got every={every}, expected at least 1")
@@ -68,6 +67,8 @@ def latent(
 
     def init(params: PyTree) -> LatentState:
         plan = plan_leaves(params, where)
+        if plan:  # an empty tree is let through: optax.tree.map_params asks with one
+            check_compresses(plan)
         return LatentState(
             latent_count=jnp.zeros([], jnp.int32),
             latents=where_compressed(_copy, params, plan),
@@ -84,11 +85,7 @@ def latent(
         updates, inner_state = optimizer.update(updates, state.inner_state, latents, **extra_args)
         moved = compressed_leaves(optax.apply_updates(latents, updates), leaves)
         weights = floats(moved)
-        plan: Plan = lax.cond(
-            state.latent_count % every == 0,
-            lambda: planner.replan(weights, state.latent_plan, state.latent_count),
-            lambda: state.latent_plan,
-        )
+        plan = planned(planner, weights, state.latent_plan, state.latent_count, every)
         old, steps = compressed_leaves(params, leaves), compressed_leaves(updates, leaves)
         new_state = LatentState(
             latent_count=jnp.asarray(optax.safe_increment(state.latent_count)),
@@ -96,9 +93,8 @@ def latent(
             latent_plan=plan,
             inner_state=inner_state,
         )
-        return with_compressed(
-            updates, leaves, differences(plan.assign(weights), old, steps)
-        ), new_state
+        assigned = differences(plan.assign(weights), old, steps)
+        return with_compressed(updates, leaves, assigned), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
 

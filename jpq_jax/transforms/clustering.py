@@ -1,0 +1,101 @@
+"""Retraining with frozen clusters: the weights of one value move together."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import core as jax_core
+
+from jpq_jax.plan import Where, compressed_leaves, plan_leaves, with_compressed
+from jpq_jax.sharding import lying_like, replicated
+from jpq_jax.transforms.leaves import check_update, where_compressed
+from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, LeafPlan, PyTree
+
+
+class ClusterState(NamedTuple):
+    """Attributes:
+    cluster_of: int16, which of its leaf's values each weight has; 0 = pruned. Like the params, `optax.MaskedNode`
+      where a leaf is not compressed.
+    """
+
+    cluster_of: PyTree
+
+
+def cluster_updates(*, where: Where = None) -> optax.GradientTransformationExtraArgs:
+    """Replaces the update of every weight by the mean over its cluster, and that of a pruned weight by 0.
+
+    Last in a chain. The clusters are the weights of a leaf that are equal when `init` sees them, and stay equal to
+    the bit. Ye et al., 2018 (arXiv 1811.01907) call this weight clustering retraining, after Han et al., 2016.
+
+    Args:
+      where: which leaves have clusters, as in `plan_leaves`. The others' updates pass through.
+
+    Raises:
+      ValueError: in `init`, a leaf of more than 256 nonzero values; in `update`, updates that do not fit the params.
+    """
+
+    def init(params: PyTree) -> ClusterState:
+        plan = plan_leaves(params, where)
+        clusters = iter([_clusters(*leaf) for leaf in _named(params, plan)])
+        return ClusterState(where_compressed(lambda _: next(clusters), params, plan))
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, Any]:
+        del extra_args
+        check_update("cluster_updates", updates, params)
+        plan = plan_leaves(params, where)
+        pairs = zip(
+            compressed_leaves(updates, plan), jax.tree.leaves(state.cluster_of), strict=True
+        )
+        return with_compressed(updates, plan, [_averaged(*pair) for pair in pairs]), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _named(params: PyTree, plan: list[LeafPlan]) -> list[tuple[str, Any]]:
+    paths = [p.path for p in plan if p.compress]
+    return list(zip(paths, compressed_leaves(params, plan), strict=True))
+
+
+def _clusters(path: str, leaf: Any) -> jax.Array:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jnp.zeros(leaf.shape, CODE_DTYPE)
+    values = _values(leaf)
+    many = values[-1] != values[-2]
+    if not isinstance(many, jax_core.Tracer) and bool(many):
+        raise ValueError(
+            f"cluster_updates: leaf {path!r} has more than {LEVELS - 1} nonzero values, expected at most that: "
+            "quantize it first"
+        )
+
+    def place(leaf: jax.Array, values: jax.Array) -> jax.Array:
+        place = jnp.searchsorted(values, leaf)
+        zero = jnp.searchsorted(values, jnp.zeros([], leaf.dtype))
+        return jnp.where(leaf == 0, 0, jnp.where(place < zero, place + 1, place))
+
+    return lying_like(leaf, place)(leaf, values).astype(CODE_DTYPE)
+
+
+@replicated
+def _values(leaf: jax.Array) -> jax.Array:
+    """The distinct values and 0, ascending, the largest repeated. One more than there may be, to see whether there are."""
+    with_zero = jnp.append(leaf.ravel(), jnp.zeros(1, leaf.dtype))
+    return jnp.unique_values(with_zero, size=LEVELS + 1, fill_value=jnp.max(with_zero))
+
+
+def _averaged(update: jax.Array, cluster_of: jax.Array) -> jax.Array:
+    means = _means(update, cluster_of)
+    look_up = lying_like(update, lambda means, cluster: means[cluster.astype(jnp.int32)])
+    return look_up(means, cluster_of).astype(update.dtype)
+
+
+@replicated
+def _means(update: jax.Array, cluster_of: jax.Array) -> jax.Array:
+    place = cluster_of.astype(jnp.int32)
+    total = jnp.zeros(LEVELS, jnp.float32).at[place].add(update.astype(jnp.float32))
+    count = jnp.zeros(LEVELS, jnp.float32).at[place].add(1)
+    return (total / jnp.maximum(count, 1)).at[0].set(0)

@@ -1,0 +1,80 @@
+"""Keeping the params on the feasible set: every update ends in a projection."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jpq_jax.plan import Where, check_compresses, compressed_leaves, plan_leaves, with_compressed
+from jpq_jax.projection.planner import Planner, planned
+from jpq_jax.transforms.leaves import check_update, differences, where_compressed
+from jpq_jax.vocabulary import PyTree
+
+
+class ProjectState(NamedTuple):
+    """Attributes:
+    project_count: [] int32, updates so far.
+    project_leaves: [] bool for every leaf that is compressed; like the params, `optax.MaskedNode` elsewhere.
+    project_plan: the planner's, small arrays.
+    """
+
+    project_count: jax.Array
+    project_leaves: PyTree
+    project_plan: Any
+
+
+def project_params(
+    planner: Planner, *, every: int = 1, where: Where = None
+) -> optax.GradientTransformationExtraArgs:
+    """Projected gradient descent: u <- P(p + u) - p. It stands last in a chain.
+
+    A weight that is pruned, or at its level, stays there unless a single update carries it over the border to the
+    next: small steps are undone. `latent` lets them add up.
+
+    Args:
+      planner: makes the plan P, such as `joint(budget)`.
+      every: updates between plans; by the plan in force, weights are assigned at every update.
+      where: which leaves to compress, as in `plan_leaves`. The others' updates pass through.
+
+    Returns:
+      A transformation whose `update` needs params. Under `optax.inject_hyperparams`, name `planner`, `where` and
+      `every` in its `static_args`.
+
+    Raises:
+      ValueError: an option out of range; in `init`, nothing to compress; in `update`, updates that do not fit the params.
+    """
+    if isinstance(every, int) and every < 1:
+        raise ValueError(f"project_params: got every={every}, expected at least 1")
+
+    def init(params: PyTree) -> ProjectState:
+        leaves = plan_leaves(params, where)
+        if leaves:  # an empty tree is let through: optax.tree.map_params asks with one
+            check_compresses(leaves)
+        return ProjectState(
+            project_count=jnp.zeros([], jnp.int32),
+            project_leaves=where_compressed(lambda _: jnp.ones([], bool), params, leaves),
+            project_plan=planner.init(compressed_leaves(params, leaves)),
+        )
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, ProjectState]:
+        del extra_args
+        check_update("project_params", updates, params)
+        leaves = plan_leaves(params, where)
+        old, steps = compressed_leaves(params, leaves), compressed_leaves(updates, leaves)
+        count = state.project_count
+        weights = [
+            p.astype(jnp.float32) + u.astype(jnp.float32) for p, u in zip(old, steps, strict=True)
+        ]
+        plan = planned(planner, weights, state.project_plan, count, every)
+        new_state = ProjectState(
+            jnp.asarray(optax.safe_increment(count)), state.project_leaves, plan
+        )
+        projected = differences(plan.assign(weights), old, steps)
+        return with_compressed(updates, leaves, projected), new_state
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,204 @@
+"""The joint projection: against brute force where that can be, against the published one, and the budget always."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jpq_jax import Budget, dequantize, joint, project, project_alternating, rate_bits, validate
+from jpq_jax.projection.row_major import end_of_first, is_before
+
+SHAPES = {"conv": (3, 3, 4, 8), "dense": (40, 30), "out": (30, 10)}
+WEIGHTS = sum(math.prod(shape) for shape in SHAPES.values())
+
+
+def net(seed: int, kind: str = "laplace") -> dict[str, np.ndarray]:
+    """One shape for all tests, so that one program serves them."""
+    rng = np.random.default_rng(seed)
+    draws = {
+        "laplace": lambda shape: rng.laplace(size=shape),
+        "heavy tails": lambda shape: rng.standard_t(2, size=shape),
+        "few values": lambda shape: rng.integers(-3, 4, size=shape) / 4,
+        "positive": lambda shape: rng.exponential(size=shape),
+        "mostly zero": lambda shape: rng.normal(size=shape) * (rng.uniform(size=shape) < 0.02),
+        "zero": np.zeros,
+        "one value": lambda shape: np.full(shape, 0.3),
+        "tiny": lambda shape: 1e-35 * rng.normal(size=shape),
+        "huge": lambda shape: 1e36 * rng.normal(size=shape),
+    }
+    scales = np.exp(rng.normal(size=len(SHAPES)))
+    return {
+        name: (scale * draws[kind](shape)).astype(np.float32)
+        for (name, shape), scale in zip(SHAPES.items(), scales, strict=True)
+    }
+
+
+KINDS = (
+    "laplace",
+    "heavy tails",
+    "few values",
+    "positive",
+    "mostly zero",
+    "zero",
+    "one value",
+    "tiny",
+    "huge",
+)
+
+
+def relative_error(weights: dict[str, Any], codes: Any) -> float:
+    dense = dequantize(codes)
+    largest = max(float(np.abs(w).max(initial=0)) for w in weights.values()) or 1.0
+    scaled = [
+        (np.asarray(w, np.float64) / largest, np.asarray(dense[k]) / largest)
+        for k, w in weights.items()
+    ]
+    total = sum((w**2).sum() for w, _ in scaled)
+    return sum(((w - q) ** 2).sum() for w, q in scaled) / (total or 1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bits", [0, 1, 100, 1500, 6000, 9000, math.inf])
+def test_never_above_the_budget_and_all_of_it_where_more_would_help(kind: str, bits: float) -> None:
+    weights = net(1, kind)
+    codes = validate(project(weights, Budget(bits=bits)))
+    assert rate_bits(codes) <= bits
+    if bits and kind in ("laplace", "heavy tails", "positive") and bits < 9000:
+        assert rate_bits(codes) >= min(0.995 * bits, bits - 8)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from(KINDS),
+    st.floats(0, 8.0 * WEIGHTS),
+)
+def test_the_budget_is_never_exceeded(seed: int, kind: str, bits: float) -> None:
+    assert rate_bits(project(net(seed, kind), Budget(bits=bits))) <= bits
+
+
+@pytest.mark.parametrize("kind", ["laplace", "heavy tails", "positive", "mostly zero"])
+@pytest.mark.parametrize("ratio", [8, 20, 60, 200])
+def test_never_worse_than_the_published_alternation(kind: str, ratio: float) -> None:
+    for seed in range(3):
+        weights = net(seed, kind)
+        ours = relative_error(weights, project(weights, Budget(ratio=ratio)))
+        theirs = relative_error(weights, project_alternating(weights, Budget(ratio=ratio)))
+        assert ours <= theirs + 1e-6
+
+
+@pytest.mark.parametrize("kind", ["few values", "one value"])
+def test_what_fits_is_kept_as_it_is(kind: str) -> None:
+    weights = net(3, kind)
+    assert relative_error(weights, project(weights, Budget(bits=math.inf))) < 1e-4
+    codes = project(weights, Budget(ratio=30))
+    again = project(dequantize(codes), Budget(bits=rate_bits(codes)))
+    for name in weights:
+        np.testing.assert_array_equal(codes[name].code, again[name].code)
+        np.testing.assert_allclose(codes[name].codebook, again[name].codebook, rtol=1e-6)
+
+
+def best_error(w: np.ndarray, limit: int) -> float:
+    """Over all supports, 1 to 3 bits, and all ways to cut the sorted survivors into as many runs."""
+    best = float((w**2).sum())
+    for bits in (1, 2, 3):
+        for size in range(1, min(len(w), limit // bits) + 1):
+            for kept in itertools.combinations(range(len(w)), size):
+                x = np.sort(w[list(kept)])
+                error = float((w**2).sum() - (x**2).sum()) + cut_error(x, 2**bits)
+                best = min(best, error)
+    return best
+
+
+def cut_error(x: np.ndarray, runs: int) -> float:
+    """Least squared error of a sorted array cut into at most so many runs, each at its mean."""
+    if len(x) <= runs:
+        return 0.0
+    least = math.inf
+    for cuts in itertools.combinations(range(1, len(x)), runs - 1):
+        parts = np.split(x, cuts)
+        least = min(least, sum(float(((p - p.mean()) ** 2).sum()) for p in parts))
+    return least
+
+
+def test_near_the_optimum_of_eight_weights() -> None:
+    """Bits of 1 to 3 are all that eight weights can use. The gap is that of Lloyd's local minima."""
+    gaps = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        w = rng.normal(size=8).astype(np.float32)
+        limit = int(rng.integers(2, 17))
+        codes = project({"w": w.reshape(2, 4)}, Budget(bits=limit))
+        assert rate_bits(codes) <= limit
+        error = float(((w - np.asarray(dequantize(codes)["w"]).ravel()) ** 2).sum())
+        total = float((w**2).sum())
+        gaps.append((error - best_error(w.astype(np.float64), limit)) / total)
+    assert min(gaps) > -1e-6
+    assert np.mean(gaps) < 0.03
+    assert max(gaps) < 0.25
+
+
+def test_equal_weights_are_kept_in_row_major_order() -> None:
+    codes = project({"w": jnp.full((4, 5), 2.0)}, Budget(bits=7))
+    np.testing.assert_array_equal(np.asarray(codes["w"].code).ravel(), [1] * 7 + [0] * 13)
+
+
+def test_leaves_other_dtypes_and_containers_as_they_are() -> None:
+    weights = {"a": jnp.ones((3, 3), jnp.bfloat16), "b": jnp.arange(3), "c": [jnp.ones((2, 2))]}
+    dense = dequantize(project(weights, Budget(bits=20)))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), dense) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), weights
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from([(7,), (3, 5), (2, 3, 4), (1, 6), (6, 1)]), st.integers(0, 2**31), st.data())
+def test_the_first_in_row_major_order(shape: tuple[int, ...], seed: int, data: Any) -> None:
+    chosen = np.random.default_rng(seed).uniform(size=shape) < 0.5
+    chosen.flat[0] = True
+    number = data.draw(st.integers(1, int(chosen.sum())))
+    before = np.asarray(is_before(shape, end_of_first(chosen, jnp.int32(number))))
+    assert int((chosen & before).sum()) == number
+    assert before.ravel().tolist() == sorted(before.ravel().tolist(), reverse=True)
+
+
+def test_a_plan_that_goes_on_keeps_to_a_falling_budget() -> None:
+    weights = [jnp.asarray(w) for w in net(5).values()]
+    planner = joint(Budget(ratio=100), budget_schedule=optax.linear_schedule(5.0, 1.0, 8))
+    replan = jax.jit(planner.replan)
+    plan = planner.init(weights)
+    rng = np.random.default_rng(0)
+    for count in range(10):
+        plan = replan(weights, plan, jnp.int32(count))
+        limit = 32 * WEIGHTS / 100 * max(5.0 - 0.5 * count, 1.0)
+        assert 0.9 * limit <= int(plan.joint_bits_used) <= limit
+        assigned = plan.assign(weights)
+        nonzeros = [int((q != 0).sum()) for q in assigned]
+        assert int(np.dot(nonzeros, plan.joint_leaf_bits)) == int(plan.joint_bits_used)
+        assert float(plan.joint_density) == pytest.approx(sum(nonzeros) / WEIGHTS)
+        squares = sum(float((w**2).sum()) for w in weights)
+        error = sum(float(((w - q) ** 2).sum()) for w, q in zip(weights, assigned, strict=True))
+        assert float(plan.joint_distortion) == pytest.approx(error / squares, rel=1e-3)
+        weights = [w + 0.02 * jnp.asarray(rng.normal(size=w.shape), jnp.float32) for w in weights]
+
+
+def test_going_on_is_nearly_as_good_as_beginning_anew() -> None:
+    planner = joint(Budget(ratio=50))
+    replan = jax.jit(planner.replan)
+    weights = [jnp.asarray(w) for w in net(6).values()]
+    plan = replan(weights, planner.init(weights), jnp.int32(0))
+    rng = np.random.default_rng(0)
+    for count in range(1, 20):
+        weights = [w + 0.05 * jnp.asarray(rng.normal(size=w.shape), jnp.float32) for w in weights]
+        plan = replan(weights, plan, jnp.int32(count))
+    anew = replan(weights, planner.init(weights), jnp.int32(0))
+    assert float(plan.joint_distortion) <= 1.03 * float(anew.joint_distortion)
