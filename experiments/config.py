@@ -11,6 +11,8 @@ from experiments import configs
 
 ModelName = Literal["lenet5", "lenet5_relu"]
 DatasetName = Literal["mnist"]
+Method = Literal["admm", "joint"]
+OptimizerName = Literal["sgd", "adam"]
 
 
 _FEWEST_IMAGES = 45_000  # that a data set here trains on
@@ -42,10 +44,14 @@ class Config:
 
     train_images: int | None = None
     """Train on the first so many images only, for a quick look."""
+    method: Method = "admm"
+    """admm is Yang et al.'s; joint trains latent weights through the joint projection."""
     batch_size: int = 256
     """Images per step."""
     shift: int = 0
     """Random shifts of the training images, in pixels."""
+    optimizer: OptimizerName = "sgd"
+    """Of the joint method's latents; sgd has momentum, and trains everything else."""
     momentum: float = 0.9
     """Of SGD."""
     weight_decay: float = 5e-4
@@ -66,6 +72,10 @@ class Config:
     """Peak of the compression's schedule; a cosine to 0 after the warm-up."""
     rho: float = 0.05
     """ADMM's pull toward the compressed copy."""
+    replan_every: int = 10
+    """Steps between plans of the joint method."""
+    ramp_epochs: int = 0
+    """Epochs in which the joint method's budget falls to its end, along a cubic from 8 bits for every weight."""
 
     finetune_epochs: int = 0
     """Epochs after that with the support and the bit-widths held, straight through."""
@@ -87,6 +97,8 @@ class Config:
             (0 <= self.warmup_epochs < self.epochs, "fewer warmup_epochs than epochs"),
             (self.dense_epochs >= 0, "dense_epochs of at least 0"),
             (self.finetune_epochs >= 0, "finetune_epochs of at least 0"),
+            (0 <= self.ramp_epochs <= self.epochs, "at most as many ramp_epochs as epochs"),
+            (self.replan_every >= 1, "replan_every of at least 1"),
             (
                 1 <= self.batch_size <= (self.train_images or _FEWEST_IMAGES),
                 "batches no larger than the data",

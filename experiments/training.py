@@ -19,7 +19,7 @@ from experiments import checkpoints
 from experiments.config import Config
 from experiments.data import Dataset, normalize, random_shift
 from experiments.model import Model, accuracy
-from jpq_jax.plan import compressed_leaves
+from jpq_jax.plan import capacity, compressed_leaves
 
 History = list[dict[str, Any]]
 
@@ -30,7 +30,7 @@ class Stage(NamedTuple):
     """Attributes:
     name: "dense", "compress" or "fine-tune".
     epochs: how long.
-    optimizer: optax's. That of "compress" ends in `jpq_jax.admm`; that of "fine-tune" holds what it found.
+    optimizer: optax's. That of "compress" is by the config's method; that of "fine-tune" holds what it found.
     """
 
     name: str
@@ -74,19 +74,42 @@ def stages_of(config: Config, params: Any, steps: int) -> list[Stage]:
         peak, decay = config.dense_learning_rate, config.dense_epochs
         schedule = _schedule(peak, steps, decay * steps)
         stages.append(Stage("dense", decay, optax.chain(*_sgd(config, schedule))))
+    stages.append(Stage("compress", config.epochs, _compression(config, params, steps)))
+    if config.finetune_epochs:
+        stages.append(Stage("fine-tune", config.finetune_epochs, _fine_tuning(config, steps)))
+    return stages
+
+
+def _compression(config: Config, params: Any, steps: int) -> optax.GradientTransformationExtraArgs:
     schedule = _schedule(config.learning_rate, config.warmup_epochs * steps, config.epochs * steps)
+    budget = budget_of(config, params)
+    if config.method == "joint":
+        planner = jpq_jax.joint(budget, budget_schedule=_ramp(config, budget, params, steps))
+        return jpq_jax.latent(_inner(config, schedule), planner, every=config.replan_every)
     compression = jpq_jax.admm(
-        budget_of(config, params),
+        budget,
         rho=config.rho,
         every=steps,
         learning_rate=schedule,
         start_bits=config.bits or 3,
     )
-    chain = optax.chain(*_sgd(config, schedule), compression)
-    stages.append(Stage("compress", config.epochs, chain))
-    if config.finetune_epochs:
-        stages.append(Stage("fine-tune", config.finetune_epochs, _fine_tuning(config, steps)))
-    return stages
+    return optax.chain(*_sgd(config, schedule), compression)
+
+
+def _ramp(config: Config, budget: jpq_jax.Budget, params: Any, steps: int) -> optax.Schedule | None:
+    """From 8 bits for every weight, along a cubic."""
+    if not config.ramp_epochs:
+        return None
+    plan = jpq_jax.plan_leaves(params)
+    most = capacity(jpq_jax.Budget(bits=math.inf), params, plan)
+    factor = most / max(capacity(budget, params, plan), 1)
+    return optax.polynomial_schedule(factor, 1.0, 3, config.ramp_epochs * steps)
+
+
+def _inner(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
+    if config.optimizer == "adam":
+        return optax.adam(schedule)
+    return optax.chain(*_sgd(config, schedule))
 
 
 def _fine_tuning(config: Config, steps: int) -> optax.GradientTransformationExtraArgs:
@@ -219,12 +242,14 @@ def _blank(stage: Stage, params: Any) -> Snapshot:
 
 def _begin(stage: Stage, before: Snapshot) -> Snapshot:
     """The stage's first snapshot, from where the one before it ended."""
-    blank = _blank(stage, before.params)
     if stage.name != "fine-tune":
-        return blank
-    bits = optax.tree.get(before.opt_state, "leaf_bits")
-    opt_state = optax.tree.set(blank.opt_state, held_bits=_kept(bits))
-    return before._replace(opt_state=opt_state)
+        return _blank(stage, before.params)
+    params, bits = before.params, optax.tree.get(before.opt_state, "leaf_bits")
+    if bits is None:  # the joint method's params need not keep to the budget between two plans
+        params = jpq_jax.dequantize(jpq_jax.finalize(params, before.opt_state))
+        bits = optax.tree.get(before.opt_state, "joint_leaf_bits")
+    opt_state = optax.tree.set(stage.optimizer.init(params), held_bits=_kept(bits))
+    return before._replace(params=_kept(params), opt_state=opt_state)
 
 
 def _kept(tree: Any) -> Any:

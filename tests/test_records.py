@@ -31,6 +31,13 @@ def test_a_record_is_what_it_says(path: Path) -> None:
     assert measured["accuracy"] == pytest.approx(said["accuracy"], abs=2.5e-4)
 
 
+def test_the_papers_setting_meets_its_target() -> None:
+    record = json.loads((RESULTS / "lenet5_mnist-paper.json").read_text())
+    assert len(record["runs"]) == 3
+    assert record["median"]["paper_ratio"] >= 1975
+    assert record["median"]["accuracy"] >= 0.9914
+
+
 def test_readme_shows_the_results() -> None:
     text = render.README.read_text()
     assert render.rendered(text) == text, "run: python -m experiments.render"

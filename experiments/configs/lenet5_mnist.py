@@ -3,7 +3,8 @@
 `default` trains a dense model, then compresses it, in minutes. `published` is the authors' setting for about 2,000x, to
 be started from their baseline with --init. `paper` is the same with random shifts, in place of the 5,000 training images
 that are held out here, with the fine-tuning that the authors end their AlexNet runs with, and with gradients clipped:
-their learning rate is at the edge of what is stable, and one seed in two diverged.
+their learning rate is at the edge of what is stable, and one seed in two diverged. `joint` trains through the joint
+projection, and is to be started from a baseline too.
 """
 
 import dataclasses
@@ -24,4 +25,16 @@ PRESETS = {
     ),
     "paper": dataclasses.replace(_PUBLISHED, shift=2, clip=1.0, finetune_epochs=20),
     "published": _PUBLISHED,
+    "joint": Config(
+        method="joint",
+        optimizer="adam",
+        ratio=3000,
+        shift=2,
+        batch_size=128,
+        epochs=40,
+        ramp_epochs=24,
+        learning_rate=1e-3,
+        finetune_epochs=10,
+        finetune_learning_rate=0.003,
+    ),
 }

@@ -209,8 +209,8 @@ def joint(budget: Budget, *, budget_schedule: optax.Schedule | None = None) -> P
 
     Args:
       budget: what `finalize` keeps to.
-      budget_schedule: factor >= 1 on the budget over updates, such as a ramp that ends at 1; `cubic_ramp` is one.
-        Values below 1 count as 1.
+      budget_schedule: factor >= 1 on the budget over updates, such as a ramp that ends at 1:
+        `optax.polynomial_schedule(100.0, 1.0, power=3, transition_steps=...)`. Values below 1 count as 1.
     """
 
     def init(leaves: Sequence[jax.Array]) -> JointPlan:
