@@ -137,8 +137,9 @@ def _outcome(levels: jax.Array, price: jax.Array, tails: Tails, slots: tuple[int
     return outcome(levels, cells(levels, thresholds(levels, price, slots), tails, slots), slots)
 
 
-def _rate(bits: jax.Array, count: jax.Array) -> jax.Array:
-    return jnp.sum(bits.astype(jnp.uint32) * count.astype(jnp.uint32), dtype=jnp.uint32)
+def rate(bits: jax.Array, counts: jax.Array) -> jax.Array:
+    """sum_l b_l nnz_l, [] uint32."""
+    return jnp.sum(bits.astype(jnp.uint32) * counts.astype(jnp.uint32), dtype=jnp.uint32)
 
 
 def _search(tails: Tails, scale: jax.Array, limit: jax.Array, start: Start) -> Candidates:
@@ -161,7 +162,7 @@ def _search(tails: Tails, scale: jax.Array, limit: jax.Array, start: Start) -> C
         multiplier = jnp.where(cold, jnp.exp2(middle), start.multiplier)
         price = prices(multiplier, scale, jnp.asarray(WIDTHS)[None, :])
         levels, bits, count = jax.vmap(fit)(start.levels, tails, price)
-        fits = _rate(bits, count) <= limit
+        fits = rate(bits, count) <= limit
         # A search that goes on has but one multiplier, and compares its bit-widths with those in force.
         is_new = jnp.where(cold, jnp.stack([fits, ~fits]), True)
         found = Candidates(
@@ -220,7 +221,7 @@ def spend(
     """
 
     def fits(multiplier: jax.Array) -> jax.Array:
-        return _rate(bits, kept(levels, bits, tails, scale, multiplier)) <= limit
+        return rate(bits, kept(levels, bits, tails, scale, multiplier)) <= limit
 
     def halve(_: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = state

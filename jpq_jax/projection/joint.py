@@ -18,6 +18,7 @@ from jpq_jax.allocation.lagrangian import (
     allocate,
     cold_start,
     prices,
+    rate,
     spend,
 )
 from jpq_jax.plan import (
@@ -31,6 +32,7 @@ from jpq_jax.plan import (
     with_compressed,
 )
 from jpq_jax.projection.planner import Planner
+from jpq_jax.projection.published import index_bits
 from jpq_jax.projection.row_major import end_of_first, is_before
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.logarithmic import BINS, SIDE, bin_of, edge_index, log_sketch, unit_of
@@ -46,7 +48,7 @@ from jpq_jax.sketch.priced import (
     tails_of,
     thresholds,
 )
-from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, MAX_BITS, Budget, Codes, PyTree, dtype_name
+from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, Budget, Codes, PyTree, dtype_name
 
 
 class _Sketches(NamedTuple):
@@ -146,7 +148,7 @@ def _codes_by(
         return jnp.sum(nearest.counts, dtype=jnp.int32)
 
     kept, more = (jax.vmap(counts)(fit.levels, tails, each) for each in price)
-    spare = _spare(more - kept, fit.bits, limit - _rate(fit.bits, kept))
+    spare = _spare(more - kept, fit.bits, limit - rate(fit.bits, kept))
     at, below = price
     codings = jax.vmap(_coding)(fit.levels, tails, at, below, spare, exponent)
     return [
@@ -278,7 +280,7 @@ def _plan_by(
         joint_leaf_bits=fit.bits,
         joint_exponent=exponent,
         joint_values=values * unit[:, None],
-        joint_bits_used=_rate(fit.bits, reached.counts[:, 0]),
+        joint_bits_used=rate(fit.bits, reached.counts[:, 0]),
         joint_density=jnp.sum(reached.counts, dtype=jnp.int32).astype(jnp.float32) / size,
         joint_distortion=1 - jnp.sum(reached.gain[:, 0] * scale) / jnp.sum(squares * scale),
     )
@@ -287,10 +289,6 @@ def _plan_by(
 @replicated
 def _sum_of_squares(w: jax.Array, unit: jax.Array) -> jax.Array:
     return jnp.sum((w / unit) ** 2)
-
-
-def _rate(bits: jax.Array, counts: jax.Array) -> jax.Array:
-    return jnp.sum(bits.astype(jnp.uint32) * counts.astype(jnp.uint32), dtype=jnp.uint32)
 
 
 def _spare(waiting: jax.Array, bits: jax.Array, left: jax.Array) -> jax.Array:
@@ -322,8 +320,7 @@ def _coding(
     codebook = jnp.concatenate(
         [jnp.zeros(1, jnp.float32), jnp.where(jnp.isfinite(values), values, 0)]
     )
-    count = jnp.sum(used, dtype=jnp.int32)
-    bits = 1 + jnp.sum(count > 2 ** jnp.arange(1, MAX_BITS, dtype=jnp.int32), dtype=jnp.int32)
+    bits = index_bits(jnp.sum(used, dtype=jnp.int32))
     waiting = jnp.stack([_edges_of(t, tails.mean) for t in (below, at)], axis=1)
     return _Coding(exponent, jnp.stack(codes), spare, waiting, codebook, bits)
 

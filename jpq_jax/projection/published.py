@@ -127,10 +127,10 @@ def _leaf_codes(w: jax.Array, levels: jax.Array, dtype: str) -> Codes:
     codebook = jnp.concatenate(
         [jnp.zeros(1, jnp.float32), jnp.where(jnp.isfinite(values), values, 0)]
     )
-    return Codes(code, codebook, _index_bits(jnp.sum(used, dtype=jnp.int32)), dtype)
+    return Codes(code, codebook, index_bits(jnp.sum(used, dtype=jnp.int32)), dtype)
 
 
-def _index_bits(values: jax.Array) -> jax.Array:
+def index_bits(values: jax.Array) -> jax.Array:
     """ceil(log2(values)), at least 1: one more than the powers of two from 2 on that are below `values`."""
     return (1 + jnp.sum(values > 2 ** jnp.arange(1, MAX_BITS, dtype=jnp.int32))).astype(jnp.int32)
 
