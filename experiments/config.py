@@ -9,8 +9,8 @@ from typing import Literal
 
 from experiments import configs
 
-ModelName = Literal["lenet5", "lenet5_relu"]
-DatasetName = Literal["mnist"]
+ModelName = Literal["lenet5", "lenet5_relu", "resnet20"]
+DatasetName = Literal["mnist", "cifar10"]
 Method = Literal["admm", "joint"]
 OptimizerName = Literal["sgd", "adam"]
 
@@ -25,7 +25,7 @@ class Config:
     dataset: DatasetName = "mnist"
     """What to train on."""
     model: ModelName = "lenet5"
-    """lenet5 is the papers' (Caffe), without ReLUs after the convolutions."""
+    """lenet5 is the papers' (Caffe), without ReLUs after the convolutions; resnet20 is for CIFAR-10."""
     init: str | None = None
     """Start from this safetensors file in PyTorch's layout, instead of training a dense baseline."""
     data_dir: str | None = None
@@ -50,6 +50,10 @@ class Config:
     """Images per step."""
     shift: int = 0
     """Random shifts of the training images, in pixels."""
+    flip: bool = False
+    """Mirror half of the training images."""
+    whole_epoch: bool = True
+    """An epoch is one program; False: one for each step, which is many times faster for usual convolutions on CPUs."""
     optimizer: OptimizerName = "sgd"
     """Of the joint method's latents; sgd has momentum, and trains everything else."""
     momentum: float = 0.9

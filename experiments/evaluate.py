@@ -33,7 +33,7 @@ def measure(path: str | Path, data_dir: str | None = None) -> dict[str, Any]:
             f"{path}: its extras lack {sorted(missing)}; not a file of experiments.run"
         )
     model = build(extras["model"], seed=0)
-    codes, _, file_bytes = jpq_jax.artifact.load(path, like=model.params)
+    codes, _, file_bytes = jpq_jax.artifact.load(path, like=model.variables)
     dataset = data.load(extras["dataset"], data_dir)
     rates = jpq_jax.account(codes)
     kernels = [rate for rate in rates if rate.compressed]

@@ -12,6 +12,7 @@ from flax import nnx
 from experiments.config import ModelName
 from experiments.data import Dataset, Split, normalize
 from experiments.models.lenet5 import LeNet5
+from experiments.models.resnet20 import ResNet20
 
 _EVALUATION_BATCH = 1000
 
@@ -20,29 +21,52 @@ class Model(NamedTuple):
     """Attributes:
     graph: the static structure, without arrays.
     params: what is trained and compressed, an `nnx.State` of arrays.
+    statistics: what the norms have seen, an `nnx.State`; empty in a model without.
     """
 
     graph: nnx.GraphDef
     params: nnx.State
+    statistics: nnx.State
 
-    def logits(self, params: Any, images: jax.Array) -> jax.Array:
-        """images: [N, H, W, C] float32, normalized. Returns [N, classes]."""
-        return nnx.merge(self.graph, params)(images)
+    @property
+    def variables(self) -> Any:
+        return joined(self.params, self.statistics)
+
+    def seen(self, params: Any, statistics: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+        """In training: [N, classes] logits, and the statistics after this batch.
+
+        images: [N, H, W, C] float32, normalized.
+        """
+        model = nnx.merge(self.graph, params, statistics, copy=True)  # of this trace, to be changed in it
+        model.train()
+        return model(images), nnx.state(model, nnx.BatchStat)
+
+
+def joined(params: Any, statistics: Any) -> Any:
+    """One tree of both, as a file has them. Either may be compressed."""
+    return nnx.merge_state(params, statistics)
 
 
 def build(name: ModelName, seed: int) -> Model:
     """A model with initial weights; the same seed gives the same ones."""
-    model = LeNet5(relu=name == "lenet5_relu", rngs=nnx.Rngs(seed))
-    return Model(*nnx.split(model, nnx.Param))
+    rngs = nnx.Rngs(seed)
+    if name == "resnet20":
+        model = ResNet20(rngs=rngs)
+    else:
+        model = LeNet5(relu=name == "lenet5_relu", rngs=rngs)
+    return Model(*nnx.split(model, nnx.Param, nnx.BatchStat))
 
 
-def accuracy(model: Model, params: Any, dataset: Dataset, split: Split) -> float:
-    """The share of a split's images that the model gets right, exactly counted."""
+def accuracy(model: Model, variables: Any, dataset: Dataset, split: Split) -> float:
+    """The share of a split's images that the model gets right, exactly counted.
+
+    variables: params and statistics, `joined`.
+    """
     total = 0
     for start in range(0, len(split.labels), _EVALUATION_BATCH):
         batch = slice(start, start + _EVALUATION_BATCH)
         images, labels = split.images[batch], split.labels[batch]
-        total += int(_right(model.graph, dataset.mean, dataset.std, params, images, labels))
+        total += int(_right(model.graph, dataset.mean, dataset.std, variables, images, labels))
     return total / len(split.labels)
 
 
@@ -51,9 +75,11 @@ def _right(
     graph: nnx.GraphDef,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    params: Any,
+    variables: Any,
     images: jax.Array,
     labels: jax.Array,
 ) -> jax.Array:
-    logits = nnx.merge(graph, params)(normalize(images, mean, std))
+    model = nnx.merge(graph, variables)
+    model.eval()
+    logits = model(normalize(images, mean, std))
     return jnp.sum(jnp.argmax(logits, axis=1) == labels)

@@ -17,7 +17,7 @@ from experiments.config import Config
 from experiments.data import Dataset, load
 from experiments.files import write_json
 from experiments.model import Model, build
-from experiments.models.pytorch_weights import load_lenet5
+from experiments.models.pytorch_weights import load_pytorch
 from experiments.provenance import provenance
 
 _USAGE = """usage: python -m experiments.run CONFIG [--preset=NAME] [--key=value ...]
@@ -111,7 +111,7 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Model, dict[str, Any]]:
     """The data, the model to start from, and the note in the work directory.
 
     Raises:
-      ValueError, FileNotFoundError: as `load`, `load_lenet5` and `claim_workdir` do.
+      ValueError, FileNotFoundError: as `load`, `load_pytorch` and `claim_workdir` do.
     """
     config = experiment.config
     if not config.init and not config.dense_epochs:
@@ -121,7 +121,7 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Model, dict[str, Any]]:
     dataset = load(config.dataset, config.data_dir).with_train_images(config.train_images)
     model = build(config.model, config.seed)
     if config.init:
-        model = model._replace(params=load_lenet5(config.init, model.params))
+        model = load_pytorch(config.model, config.init, model)
     return dataset, model, claim_workdir(experiment)
 
 

@@ -17,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import jpq_jax
 from experiments import checkpoints
 from experiments.config import Config
-from experiments.data import Dataset, normalize, random_shift
-from experiments.model import Model, accuracy
+from experiments.data import Dataset, normalize, random_flip, random_shift
+from experiments.model import Model, accuracy, joined
 from jpq_jax.plan import capacity, compressed_leaves
 
 History = list[dict[str, Any]]
@@ -43,17 +43,27 @@ class Snapshot(NamedTuple):
 
     Attributes:
       params: the trained params.
+      statistics: what the norms have seen.
       opt_state: the optimizer's state.
-      baseline: the dense params that compression started from.
-      best: the codes of the epoch that is best on the validation split; None in the dense stage.
+      baseline: params and statistics of the dense model that compression started from.
+      best: codes and statistics of the epoch that is best on the validation split; None in the dense stage.
       best_epoch: [] int32, counted from 1; 0 if there is none yet.
     """
 
     params: Any
+    statistics: Any
     opt_state: Any
     baseline: Any
     best: Any
     best_epoch: jax.Array
+
+
+class Trained(NamedTuple):
+    """What a step changes; as in `Snapshot`."""
+
+    params: Any
+    statistics: Any
+    opt_state: Any
 
 
 def budget_of(config: Config, params: Any) -> jpq_jax.Budget:
@@ -143,37 +153,61 @@ def _sgd(config: Config, schedule: optax.Schedule) -> list[optax.GradientTransfo
 
 def epoch_function(
     model: Model, dataset: Dataset, config: Config, optimizer: optax.GradientTransformationExtraArgs
-) -> Callable[..., tuple[Any, Any, jax.Array]]:
-    """One epoch as one compiled program: (params, opt_state, images, labels, key) -> the same, and the mean loss.
+) -> Callable[..., tuple[Trained, jax.Array]]:
+    """One epoch: (trained, images, labels, key) -> trained, and the mean loss.
 
-    images: [N, H, W, C] uint8, all of them on the device; they are shuffled, shifted and normalized inside.
+    images: [N, H, W, C] uint8, all of them on the device; they are shuffled, shifted, flipped and normalized there.
     """
     size = config.batch_size
 
-    def loss(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
-        logits = model.logits(params, normalize(images, dataset.mean, dataset.std))
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    def loss(params: Any, statistics: Any, images: jax.Array, labels: jax.Array):
+        images = normalize(images, dataset.mean, dataset.std)
+        logits, statistics = model.seen(params, statistics, images)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.mean(losses), statistics
 
-    def epoch(params: Any, opt_state: Any, images: jax.Array, labels: jax.Array, key: jax.Array):
-        order_key, shift_key = jax.random.split(key)
+    def batches(labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        order_key, augment_key = jax.random.split(key)
         steps = len(labels) // size
         order = jax.random.permutation(order_key, len(labels))[: steps * size]
+        return order.reshape(steps, size), jax.random.split(augment_key, steps)
 
-        def step(carry: tuple[Any, Any], batch: tuple[jax.Array, jax.Array]):
-            params, opt_state = carry
-            chosen, key = batch
-            seen = images[chosen]
-            if config.shift:
-                seen = random_shift(key, seen, config.shift)
-            value, gradients = jax.value_and_grad(loss)(params, seen, labels[chosen])
-            updates, opt_state = optimizer.update(gradients, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), value
+    def step(trained: Trained, batch: tuple[jax.Array, jax.Array], images: Any, labels: Any):
+        chosen, key = batch
+        seen = _augmented(config, key, images[chosen])
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        (value, statistics), gradients = gradient(
+            trained.params, trained.statistics, seen, labels[chosen]
+        )
+        updates, opt_state = optimizer.update(gradients, trained.opt_state, trained.params)
+        params = optax.apply_updates(trained.params, updates)
+        return Trained(params, statistics, opt_state), value
 
-        batches = (order.reshape(steps, size), jax.random.split(shift_key, steps))
-        (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), batches)
-        return params, opt_state, jnp.mean(losses)
+    def whole(trained: Trained, images: jax.Array, labels: jax.Array, key: jax.Array):
+        def next_step(trained: Trained, batch: tuple[jax.Array, jax.Array]):
+            return step(trained, batch, images, labels)
 
-    return jax.jit(epoch, donate_argnums=(0, 1))
+        trained, losses = jax.lax.scan(next_step, trained, batches(labels, key))
+        return trained, jnp.mean(losses)
+
+    one_step, all_batches = jax.jit(step, donate_argnums=0), jax.jit(batches)
+
+    def by_steps(trained: Trained, images: jax.Array, labels: jax.Array, key: jax.Array):
+        losses = []
+        for batch in zip(*all_batches(labels, key), strict=True):
+            trained, value = one_step(trained, batch, images, labels)
+            losses.append(value)
+        return trained, jnp.mean(jnp.stack(losses))
+
+    return jax.jit(whole, donate_argnums=0) if config.whole_epoch else by_steps
+
+
+def _augmented(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
+    if config.shift:
+        images = random_shift(key, images, config.shift)
+    if config.flip:
+        images = random_flip(jax.random.fold_in(key, 1), images)
+    return images
 
 
 def train(
@@ -189,7 +223,7 @@ def train(
     store = checkpoints.Checkpoints(workdir / "checkpoints")
     done, history = store.latest(), []
     stage, _ = _stage_of(stages, max(done - 1, 0))
-    snapshot = _blank(stage, model.params)
+    snapshot = _blank(stage, model.params, model.statistics)
     if done:
         snapshot, history = store.restore(done, snapshot)
         console.print(f"going on after epoch {done}, found in {workdir}")
@@ -204,13 +238,13 @@ def train(
                 snapshot = _begin(stage, snapshot)
                 run_epoch = epoch_function(model, dataset, config, stage.optimizer)
             key = jax.random.fold_in(jax.random.key(config.seed), epoch)
-            trained = (snapshot.params, snapshot.opt_state)
-            params, opt_state, loss = run_epoch(*trained, images, labels, key)
+            trained = Trained(snapshot.params, snapshot.statistics, snapshot.opt_state)
+            trained, loss = run_epoch(trained, images, labels, key)
             if not math.isfinite(loss):
                 raise FloatingPointError(
                     f"training diverged in epoch {epoch + 1} (loss {float(loss)}); lower the learning rate"
                 )
-            snapshot = snapshot._replace(params=params, opt_state=opt_state)
+            snapshot = snapshot._replace(**trained._asdict())
             snapshot, measured = _measure(stage, snapshot, history, model, dataset)
             row = {"epoch": epoch + 1, "stage": stage.name, "loss": float(loss), **measured}
             history.append({**row, "seconds": round(time.monotonic() - started, 2)})
@@ -230,20 +264,21 @@ def _stage_of(stages: list[Stage], epoch: int) -> tuple[Stage, bool]:
     raise ValueError(f"epoch is {epoch + 1} beyond the last")
 
 
-def _blank(stage: Stage, params: Any) -> Snapshot:
-    """A snapshot of the stage's structure, that starts from these params."""
-    opt_state = stage.optimizer.init(params)
+def _blank(stage: Stage, params: Any, statistics: Any) -> Snapshot:
+    """A snapshot of the stage's structure, that starts from these."""
+    trained = Trained(params, statistics, stage.optimizer.init(params))
     none_yet = jnp.int32(0)
     if stage.name == "dense":
-        return Snapshot(params, opt_state, None, None, none_yet)
-    best = jpq_jax.finalize(params, opt_state)
-    return Snapshot(params, opt_state, _kept(params), _kept(best), none_yet)
+        return Snapshot(*trained, None, None, none_yet)
+    baseline = joined(params, statistics)
+    best = joined(jpq_jax.finalize(params, trained.opt_state), statistics)
+    return Snapshot(*trained, _kept(baseline), _kept(best), none_yet)
 
 
 def _begin(stage: Stage, before: Snapshot) -> Snapshot:
     """The stage's first snapshot, from where the one before it ended."""
     if stage.name != "fine-tune":
-        return _blank(stage, before.params)
+        return _blank(stage, before.params, before.statistics)
     params, bits = before.params, optax.tree.get(before.opt_state, "leaf_bits")
     if bits is None:  # the joint method's params need not keep to the budget between two plans
         params = jpq_jax.dequantize(jpq_jax.finalize(params, before.opt_state))
@@ -262,9 +297,11 @@ def _measure(
 ) -> tuple[Snapshot, dict[str, Any]]:
     """Accuracy on the validation split, of the compressed params where there are any; keeps the best epoch."""
     if stage.name == "dense":
-        reached = accuracy(model, snapshot.params, dataset, dataset.validation)
+        variables = joined(snapshot.params, snapshot.statistics)
+        reached = accuracy(model, variables, dataset, dataset.validation)
         return snapshot, {"validation_accuracy": reached}
     codes = jpq_jax.finalize(snapshot.params, snapshot.opt_state)
+    codes = joined(codes, snapshot.statistics)
     reached = accuracy(model, jpq_jax.dequantize(codes), dataset, dataset.validation)
     best = int(snapshot.best_epoch)
     # Of equals the later one, which has settled more.

@@ -47,18 +47,7 @@ def random_shift(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
     return jax.vmap(crop)(padded, corners)
 
 
-def random_crop_flip(key: jax.Array, images: jax.Array, pad: int = 4) -> jax.Array:
-    """Crops each image at random from itself padded with zeros, and mirrors half of them.
-
-    Args:
-      key: random key.
-      images: [N, H, W, C].
-      pad: pixels of padding at each edge. Static.
-
-    Returns:
-      [N, H, W, C], of the same dtype.
-    """
-    crop_key, flip_key = jax.random.split(key)
-    crops = random_shift(crop_key, images, pad)
-    flip = jax.random.bernoulli(flip_key, shape=(len(images), 1, 1, 1))
-    return jnp.where(flip, crops[:, :, ::-1], crops)
+def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirrors half of the images, left to right. images: [N, H, W, C]."""
+    flip = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
+    return jnp.where(flip, images[:, :, ::-1], images)

@@ -1,0 +1,36 @@
+"""ResNet-20 on CIFAR-10, started from a trained baseline with --init, in as few epochs as a CPU allows.
+
+`default` trains through the joint projection. `published` is the method of Yang et al., CVPR 2020, in the same number of
+epochs, to compare with. Set --ratio for another point of the curve.
+"""
+
+import dataclasses
+
+from experiments.config import Config
+
+_COMMON = Config(
+    dataset="cifar10",
+    model="resnet20",
+    ratio=50,
+    shift=4,
+    flip=True,
+    batch_size=128,
+    whole_epoch=False,
+    epochs=12,
+)
+
+PRESETS = {
+    "default": dataclasses.replace(
+        _COMMON,
+        method="joint",
+        learning_rate=0.05,
+        weight_decay=1e-4,
+        ramp_epochs=7,
+    ),
+    "published": dataclasses.replace(
+        _COMMON,
+        learning_rate=0.05,
+        warmup_epochs=1,
+        weight_decay=1e-4,
+    ),
+}
