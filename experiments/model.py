@@ -37,7 +37,9 @@ class Model(NamedTuple):
 
         images: [N, H, W, C] float32, normalized.
         """
-        model = nnx.merge(self.graph, params, statistics, copy=True)  # of this trace, to be changed in it
+        model = nnx.merge(
+            self.graph, params, statistics, copy=True
+        )  # of this trace, to be changed in it
         model.train()
         return model(images), nnx.state(model, nnx.BatchStat)
 

@@ -51,3 +51,19 @@ def draw_layers(leaves: list[dict[str, Any]], path: Path) -> None:
     density.yaxis.set_minor_formatter("")
     density.tick_params(axis="x", labelrotation=30)
     figure.savefig(path, dpi=120)
+
+
+def draw_distortion(rows: list[dict[str, Any]], path: Path) -> None:
+    """Distortion against ratio, of the joint and of the alternating projections, a panel for each checkpoint."""
+    checkpoints = list(dict.fromkeys(row["checkpoint"] for row in rows))
+    figure = Figure(figsize=(4 * len(checkpoints), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(checkpoints), squeeze=False)[0]
+    for axes, checkpoint in zip(panels, checkpoints, strict=True):
+        mine = [row for row in rows if row["checkpoint"] == checkpoint]
+        ratios = [row["ratio"] for row in mine]
+        for label, key in (("alternating", "alternating_distortion"), ("joint", "joint_distortion")):
+            axes.plot(ratios, [row[key] for row in mine], marker=".", label=label)
+        axes.set(xscale="log", yscale="log", title=checkpoint, xlabel="ratio, paper metric")
+    panels[0].set_ylabel("relative squared error")
+    panels[0].legend()
+    figure.savefig(path, dpi=120)

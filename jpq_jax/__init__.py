@@ -5,6 +5,10 @@ params --sketch--> distortion tables --allocate--> bits, support --project--> Co
 
 from jpq_jax import artifact as artifact
 from jpq_jax.finalize import finalize as finalize
+from jpq_jax.granularity import Block as Block
+from jpq_jax.granularity import Channels as Channels
+from jpq_jax.granularity import Element as Element
+from jpq_jax.granularity import NofM as NofM
 from jpq_jax.plan import plan_leaves as plan_leaves
 from jpq_jax.projection.held import held as held
 from jpq_jax.projection.joint import JointPlan as JointPlan
@@ -27,20 +31,26 @@ from jpq_jax.transforms.projecting import project_params as project_params
 from jpq_jax.vocabulary import Budget as Budget
 from jpq_jax.vocabulary import Codes as Codes
 from jpq_jax.vocabulary import LeafPlan as LeafPlan
+from jpq_jax.vocabulary import Treatment as Treatment
 from jpq_jax.vocabulary import dequantize as dequantize
 from jpq_jax.vocabulary import leaves_with_paths as leaves_with_paths
 from jpq_jax.vocabulary import validate as validate
 
 __all__ = [
     "AdmmState",
+    "Block",
     "Budget",
+    "Channels",
     "ClusterState",
     "Codes",
+    "Element",
     "JointPlan",
     "LatentState",
     "LeafPlan",
+    "NofM",
     "Planner",
     "ProjectState",
+    "Treatment",
     "account",
     "admm",
     "artifact",

@@ -11,6 +11,7 @@ import optax
 from jpq_jax.plan import check_finite
 from jpq_jax.projection.planner import Plan
 from jpq_jax.projection.published import quantize_at, sparsify, to_codes
+from jpq_jax.projection.sketching import Curvature
 from jpq_jax.transforms.leaves import floats
 from jpq_jax.vocabulary import Codes, PyTree, dtype_name, leaves_with_paths
 
@@ -44,10 +45,12 @@ def finalize(params: PyTree, state: Any) -> PyTree:
         codes |= _coded(leaves, _project, admm_state.leaf_bits, admm_state.bit_budget)
     for latent_state in found[1]:
         _fitting(params, latent_state.latents)
-        codes |= _coded(_named(latent_state.latents), _assign, latent_state.latent_plan)
+        costs = latent_state.latent_curvature
+        costs = None if costs is None else list(_named(costs).values())
+        codes |= _coded(_named(latent_state.latents), _assign, latent_state.latent_plan, costs)
     for project_state in found[2]:
         leaves = _fitting(params, project_state.project_leaves, of_shape=False)
-        codes |= _coded(leaves, _assign, project_state.project_plan)
+        codes |= _coded(leaves, _assign, project_state.project_plan, None)
     leaves = [codes.get(path, leaf) for path, leaf in leaves_with_paths(params)]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
@@ -100,5 +103,7 @@ def _project(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _assign(dtypes: tuple[str, ...], latents: list[jax.Array], plan: Plan) -> list[Codes]:
-    return plan.codes(floats(latents), dtypes)
+def _assign(
+    dtypes: tuple[str, ...], latents: list[jax.Array], plan: Plan, curvature: Curvature
+) -> list[Codes]:
+    return plan.codes(floats(latents), dtypes, curvature)

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
 from jax import core as jax_core
 
-from jpq_jax.vocabulary import MAX_BITS, Budget, LeafPlan, PyTree, is_codes, leaves_with_paths
+from jpq_jax.granularity import check_fits
+from jpq_jax.vocabulary import (
+    MAX_BITS,
+    Budget,
+    LeafPlan,
+    PyTree,
+    Treatment,
+    dtype_name,
+    is_codes,
+    leaves_with_paths,
+)
 
-Where = PyTree | Callable[[str, Any], bool] | None
-"""A tree of bools (or a prefix of one), a predicate of a leaf's path and the leaf, or None for the default rule."""
+Where = PyTree | Callable[[str, Any], bool | Treatment] | None
+"""A tree of bools (or a prefix of one), a predicate of a leaf's path and the leaf, or None for the default rule.
+
+In place of true a `Treatment` says how a leaf is compressed.
+"""
 
 _NOT_KERNELS = frozenset({"bias", "scale", "mean", "var"})
 _MAX_TOTAL_BITS = 2**32 - 1  # budgets are counted in uint32 on the device
@@ -35,7 +49,7 @@ def plan_leaves(params: PyTree, where: Where = None) -> list[LeafPlan]:
 
     Raises:
       ValueError: a leaf that is no array; a mask that does not fit the tree or selects no leaf; an
-        integer or complex leaf selected.
+        integer or complex leaf selected; a treatment that a leaf's shape does not allow.
     """
     leaves = leaves_with_paths(params)
     for path, leaf in leaves:
@@ -44,7 +58,7 @@ def plan_leaves(params: PyTree, where: Where = None) -> list[LeafPlan]:
     if where is None or not leaves:  # optax asks with no leaves what is like the params in a state
         return [LeafPlan(path, *_default_rule(path, leaf)) for path, leaf in leaves]
     if _is_predicate(where):
-        chosen = [bool(where(path, leaf)) for path, leaf in leaves]
+        chosen = [_choice(where(path, leaf)) for path, leaf in leaves]
         plan = _chosen(leaves, chosen, "the user's predicate")
     else:
         plan = _chosen(leaves, _broadcast_mask(where, params), "the user's mask")
@@ -72,24 +86,92 @@ def _default_rule(path: str, leaf: Any) -> tuple[bool, str]:
     return True, "kernel"
 
 
-def _chosen(leaves: list[tuple[str, Any]], chosen: Sequence[bool], by: str) -> list[LeafPlan]:
-    for (path, leaf), compress in zip(leaves, chosen, strict=True):
-        if compress and not jnp.issubdtype(leaf.dtype, jnp.floating):
+def _choice(value: Any) -> Treatment | bool:
+    """What a mask or predicate says of a leaf; never True."""
+    if isinstance(value, Treatment):
+        return value
+    return Treatment() if bool(value) else False
+
+
+def _chosen(
+    leaves: list[tuple[str, Any]], chosen: Sequence[Treatment | bool], by: str
+) -> list[LeafPlan]:
+    plan = []
+    for (path, leaf), treatment in zip(leaves, chosen, strict=True):
+        if not isinstance(treatment, Treatment):
+            plan.append(LeafPlan(path, False, by))
+            continue
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
                 f"leaf {path!r}: got dtype {leaf.dtype}, expected a floating dtype: {by} selects it"
             )
-    return [
-        LeafPlan(path, compress, by) for (path, _), compress in zip(leaves, chosen, strict=True)
-    ]
+        check_fits(path, leaf.shape, treatment.granularity)
+        plan.append(LeafPlan(path, True, by, treatment))
+    return plan
 
 
-def _broadcast_mask(mask: PyTree, params: PyTree) -> list[bool]:
+def _broadcast_mask(mask: PyTree, params: PyTree) -> list[Treatment | bool]:
     try:
-        full = jax.tree.map(lambda m, part: jax.tree.map(lambda _: bool(m), part), mask, params)
+        full = jax.tree.map(lambda m, part: jax.tree.map(lambda _: _choice(m), part), mask, params)
     except (ValueError, TypeError) as error:
         paths = [path for path, _ in leaves_with_paths(mask)]
         raise ValueError(f"the mask does not fit the params: it has {paths}; {error}") from error
     return jax.tree.leaves(full)
+
+
+def treatments(plan: Sequence[LeafPlan]) -> tuple[Treatment, ...]:
+    """Of the compressed leaves, in order."""
+    return tuple(p.treatment for p in plan if p.compress)
+
+
+def check_published(name: str, plan: Sequence[LeafPlan]) -> None:
+    """Raises ValueError, naming the leaf, if one is treated in a way that the published projections do not know."""
+    for p in plan:
+        if p.compress and p.treatment != Treatment():
+            raise ValueError(
+                f"{name}: leaf {p.path!r}: got {p.treatment}, expected {Treatment()}: the published "
+                "projections know no other; `project` and `joint` do"
+            )
+
+
+class Prepared(NamedTuple):
+    """What a projection is called with, checked.
+
+    Attributes:
+      plan: of all leaves.
+      limit: the budget in bits, at most 8 per weight.
+      leaves: the compressed ones.
+      dtypes: their names.
+    """
+
+    plan: list[LeafPlan]
+    limit: int
+    leaves: list[Any]
+    dtypes: tuple[str, ...]
+
+
+def prepared(params: PyTree, budget: Budget, plan: Where | Sequence[LeafPlan]) -> Prepared:
+    """Raises ValueError as `plan_leaves` and `capacity` do, and for weights that are not finite."""
+    found = as_plan(params, plan)
+    limit = capacity(budget, params, found)
+    leaves = compressed_leaves(params, found)
+    for path, leaf in zip((p.path for p in found if p.compress), leaves, strict=True):
+        check_finite(path, leaf)
+    return Prepared(found, limit, leaves, tuple(dtype_name(leaf) for leaf in leaves))
+
+
+def as_plan(params: PyTree, plan: Where | Sequence[LeafPlan]) -> list[LeafPlan]:
+    """What `plan_leaves` makes of a rule; or a plan that it made, perhaps changed since, checked against the params."""
+    if not (isinstance(plan, Sequence) and plan and isinstance(plan[0], LeafPlan)):
+        return plan_leaves(params, plan)
+    leaves, got = leaves_with_paths(params), [p.path for p in plan]
+    if [path for path, _ in leaves] != got:
+        raise ValueError(
+            f"got a plan of leaves {got}, expected one of {[path for path, _ in leaves]}"
+        )
+    by_path = {p.path: p.treatment if p.compress else False for p in plan}
+    checked = plan_leaves(params, lambda path, _: by_path[path])
+    return [dataclasses.replace(new, why=p.why) for new, p in zip(checked, plan, strict=True)]
 
 
 def compressed_leaves(params: PyTree, plan: Sequence[LeafPlan]) -> list[Any]:

@@ -10,12 +10,13 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jpq_jax.granularity import Element, Granularity
 from jpq_jax.sharding import lying_like
 
 MAX_BITS = 8
@@ -60,6 +61,39 @@ class Budget:
             object.__setattr__(self, name, value.item())
 
 
+_ELEMENT = Element()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """How a leaf is compressed.
+
+    Attributes:
+      granularity: what is pruned as one: `Element()`, `NofM(n, m)`, `Block(shape)` or `Channels()`.
+      grid: "codebook", any values, or "uniform", whole multiples of a step.
+      scale: "leaf", or "channel": the values are those of the grid times a number for each output channel.
+    """
+
+    granularity: Granularity = _ELEMENT
+    grid: Literal["codebook", "uniform"] = "codebook"
+    scale: Literal["leaf", "channel"] = "leaf"
+
+    def __post_init__(self) -> None:
+        for name, got, expected in (
+            ("grid", self.grid, ("codebook", "uniform")),
+            ("scale", self.scale, ("leaf", "channel")),
+        ):
+            if got not in expected:
+                raise ValueError(f"Treatment: got {name}={got!r}, expected one of {expected}")
+        if not isinstance(self.granularity, Granularity):
+            raise ValueError(
+                f"Treatment: got granularity={self.granularity!r}, expected Element(), ..."
+            )
+
+
+_AS_USUAL = Treatment()
+
+
 @dataclasses.dataclass(frozen=True)
 class LeafPlan:
     """What is done with one leaf, and why.
@@ -68,11 +102,13 @@ class LeafPlan:
       path: the leaf's place in the tree, keys joined by "/".
       compress: prune and quantize the leaf, or store it as it is.
       why: the rule that decided, for the report.
+      treatment: how, if it is compressed.
     """
 
     path: str
     compress: bool
     why: str
+    treatment: Treatment = _AS_USUAL
 
 
 @jax.tree_util.register_dataclass
@@ -86,12 +122,15 @@ class Codes:
         ascending order, unused ones last and 0.
       bits: [] int32 in 1..8, what indexes the distinct nonzero values: ceil(log2(values)), at least 1.
       dtype: name of the leaf's own dtype, restored by `dequantize`.
+      scale: float32, of as many axes as the leaf and a shape that broadcasts to its, by which the values are
+        multiplied; None for 1.
     """
 
     code: jax.Array
     codebook: jax.Array
     bits: jax.Array
     dtype: str = dataclasses.field(metadata={"static": True})
+    scale: jax.Array | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -140,13 +179,14 @@ def leaves_with_paths(
 
 
 def dequantize(codes: PyTree) -> PyTree:
-    """Weights of a compressed tree: `codebook[code]` in each leaf's own dtype; stored leaves pass through."""
+    """Weights of a compressed tree, `codebook[code]` times the scale, in each leaf's own dtype; stored leaves pass through."""
 
     def weights(leaf: Any) -> Any:
         if not is_codes(leaf):
             return leaf
         look_up = lying_like(leaf.code, lambda codebook, code: codebook[code.astype(jnp.int32)])
-        return look_up(leaf.codebook, leaf.code).astype(leaf.dtype)
+        values = look_up(leaf.codebook, leaf.code)
+        return (values if leaf.scale is None else values * leaf.scale).astype(leaf.dtype)
 
     return jax.tree.map(weights, codes, is_leaf=is_codes)
 
@@ -184,6 +224,14 @@ def _validate_leaf(path: str, leaf: Codes) -> None:
     values = codebook[codebook != 0]
     expect(bool((np.diff(values) > 0).all()), "values out of order", "ascending, distinct values")
     expect(not codebook[2**bits + 1 :].any(), f"values beyond {bits} bits", f"{2**bits} at most")
+    if leaf.scale is not None:
+        scale = np.asarray(leaf.scale)
+        expect(scale.dtype == np.float32, f"a scale of {scale.dtype}", "float32")
+        fits = scale.ndim == code.ndim and all(
+            a in (1, b) for a, b in zip(scale.shape, code.shape, strict=True)
+        )
+        expect(fits, f"a scale of shape {scale.shape}", f"one that broadcasts to {code.shape}")
+        expect(bool(np.isfinite(scale).all()), "a scale that is not finite", "finite ones")
     if code.size:
         low, high = int(code.min()), int(code.max())
         expect(low >= 0 and high <= 2**bits, f"codes {low} to {high}", f"0 to {2**bits}")

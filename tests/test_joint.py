@@ -14,7 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jpq_jax import Budget, dequantize, joint, project, project_alternating, rate_bits, validate
+from jpq_jax import (
+    Budget,
+    Treatment,
+    dequantize,
+    joint,
+    project,
+    project_alternating,
+    rate_bits,
+    validate,
+)
 from jpq_jax.projection.row_major import end_of_first, is_before
 
 SHAPES = {"conv": (3, 3, 4, 8), "dense": (40, 30), "out": (30, 10)}
@@ -175,13 +184,13 @@ def test_a_plan_that_goes_on_keeps_to_a_falling_budget() -> None:
     weights = [jnp.asarray(w) for w in net(5).values()]
     planner = joint(Budget(ratio=100), budget_schedule=optax.linear_schedule(5.0, 1.0, 8))
     replan = jax.jit(planner.replan)
-    plan = planner.init(weights)
+    plan = planner.init(weights, [Treatment()] * len(weights), curved=False)
     rng = np.random.default_rng(0)
     for count in range(10):
-        plan = replan(weights, plan, jnp.int32(count))
+        plan = replan(weights, plan, jnp.int32(count), None)
         limit = 32 * WEIGHTS / 100 * max(5.0 - 0.5 * count, 1.0)
         assert 0.9 * limit <= int(plan.joint_bits_used) <= limit
-        assigned = plan.assign(weights)
+        assigned = plan.assign(weights, None)
         nonzeros = [int((q != 0).sum()) for q in assigned]
         assert int(np.dot(nonzeros, plan.joint_leaf_bits)) == int(plan.joint_bits_used)
         assert float(plan.joint_density) == pytest.approx(sum(nonzeros) / WEIGHTS)
@@ -195,10 +204,20 @@ def test_going_on_is_nearly_as_good_as_beginning_anew() -> None:
     planner = joint(Budget(ratio=50))
     replan = jax.jit(planner.replan)
     weights = [jnp.asarray(w) for w in net(6).values()]
-    plan = replan(weights, planner.init(weights), jnp.int32(0))
+    plan = replan(
+        weights,
+        planner.init(weights, [Treatment()] * len(weights), curved=False),
+        jnp.int32(0),
+        None,
+    )
     rng = np.random.default_rng(0)
     for count in range(1, 20):
         weights = [w + 0.05 * jnp.asarray(rng.normal(size=w.shape), jnp.float32) for w in weights]
-        plan = replan(weights, plan, jnp.int32(count))
-    anew = replan(weights, planner.init(weights), jnp.int32(0))
+        plan = replan(weights, plan, jnp.int32(count), None)
+    anew = replan(
+        weights,
+        planner.init(weights, [Treatment()] * len(weights), curved=False),
+        jnp.int32(0),
+        None,
+    )
     assert float(plan.joint_distortion) <= 1.03 * float(anew.joint_distortion)

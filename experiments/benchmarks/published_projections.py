@@ -24,8 +24,8 @@ from experiments.files import write_json
 from experiments.provenance import provenance
 from experiments.publish import RESULTS
 
-_POINTS = ((0.0054, 3), (0.05, 3), (0.2, 4), (0.5, 4))
-_AUTHORS = {
+POINTS = ((0.0054, 3), (0.05, 3), (0.2, 4), (0.5, 4))
+AUTHORS = {
     "lenet5_mnist": (0.48477, 0.20154, 0.07622, 0.01584),
     "resnet20_cifar10": (0.78122, 0.52141, 0.22125, 0.03783),
 }
@@ -68,10 +68,10 @@ def main(folder: tyro.conf.Positional[Path]) -> int:
       folder: where the checkpoints are.
     """
     rows = []
-    for checkpoint, distortions in _AUTHORS.items():
+    for checkpoint, distortions in AUTHORS.items():
         tensors = load_file(folder / f"{checkpoint}.safetensors")
         params = {name: jnp.asarray(tensor) for name, tensor in tensors.items()}
-        for (density, bits), published in zip(_POINTS, distortions, strict=True):
+        for (density, bits), published in zip(POINTS, distortions, strict=True):
             row = measure(checkpoint, params, density, bits)
             row |= {"published_distortion": published, "ratio": row["distortion"] / published}
             rows.append(row)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from jpq_jax.projection.planner import Planner
 from jpq_jax.projection.published import Quantization, quantize_at, snap, to_codes
-from jpq_jax.vocabulary import LEVELS, MAX_BITS, Codes
+from jpq_jax.projection.sketching import Curvature
+from jpq_jax.vocabulary import LEVELS, MAX_BITS, Codes, Treatment
 
 
 class HeldPlan(NamedTuple):
@@ -22,10 +23,14 @@ class HeldPlan(NamedTuple):
     held_levels: jax.Array
     held_bits: jax.Array
 
-    def assign(self, weights: Sequence[jax.Array]) -> list[jax.Array]:
+    def assign(self, weights: Sequence[jax.Array], curvature: Curvature) -> list[jax.Array]:
+        del curvature
         return snap(weights, self.held_levels)
 
-    def codes(self, weights: Sequence[jax.Array], dtypes: Sequence[str]) -> list[Codes]:
+    def codes(
+        self, weights: Sequence[jax.Array], dtypes: Sequence[str], curvature: Curvature
+    ) -> list[Codes]:
+        del curvature
         return to_codes(weights, Quantization(self.held_levels, self.held_bits), dtypes)
 
 
@@ -48,7 +53,11 @@ def held(bits: int | Sequence[int]) -> Planner:
     if not widths or not all(1 <= b <= MAX_BITS for b in widths):
         raise ValueError(f"held: got bits={bits}, expected 1 to {MAX_BITS}")
 
-    def init(leaves: Sequence[jax.Array]) -> HeldPlan:
+    def init(
+        leaves: Sequence[jax.Array], treatments: Sequence[Treatment], *, curved: bool
+    ) -> HeldPlan:
+        if curved or any(treatment != Treatment() for treatment in treatments):
+            raise ValueError("held: knows no curvature, and no other treatment than Treatment()")
         each = widths * len(leaves) if isinstance(bits, int) else widths
         if leaves and len(each) != len(leaves):
             raise ValueError(
@@ -58,8 +67,10 @@ def held(bits: int | Sequence[int]) -> Planner:
         empty = jnp.zeros((len(each), LEVELS), jnp.float32)
         return HeldPlan(empty, jnp.asarray(each, jnp.int32))
 
-    def replan(weights: Sequence[jax.Array], plan: HeldPlan, count: jax.Array) -> HeldPlan:
-        del count
+    def replan(
+        weights: Sequence[jax.Array], plan: HeldPlan, count: jax.Array, curvature: Curvature
+    ) -> HeldPlan:
+        del count, curvature
         return plan._replace(held_levels=quantize_at(weights, plan.held_bits).levels)
 
     return Planner(init, replan)

@@ -2,208 +2,235 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax import lax
+from jax import core as jax_core
 
 from jpq_jax.allocation.lagrangian import (
+    Book,
     Candidates,
     Fit,
+    Problem,
     Start,
     allocate,
+    cells_at,
     cold_start,
-    prices,
-    rate,
+    own,
     spend,
+    total,
 )
-from jpq_jax.plan import (
-    Where,
-    capacity,
-    check_finite,
-    compressed_leaves,
-    limit_of,
-    plan_leaves,
-    scheduled,
-    with_compressed,
-)
+from jpq_jax.allocation.rates import VALUE_BITS, RateName, rate_named
+from jpq_jax.plan import Where, compressed_leaves, limit_of, prepared, scheduled, with_compressed
+from jpq_jax.projection.coding import best_scale, codes_by, slots_of_bins
 from jpq_jax.projection.planner import Planner
-from jpq_jax.projection.published import index_bits
-from jpq_jax.projection.row_major import end_of_first, is_before
+from jpq_jax.projection.sketching import Curvature, Sketched, curvature_of, sketched
+from jpq_jax.projection.view import Reference, View, has_classes, view_of
 from jpq_jax.sharding import lying_like, replicated
-from jpq_jax.sketch.logarithmic import BINS, SIDE, bin_of, edge_index, log_sketch, unit_of
-from jpq_jax.sketch.priced import (
-    ALL,
-    ONE,
-    Outcome,
-    Tails,
-    cells,
-    centroids,
-    outcome,
-    slot_of_bin,
-    tails_of,
-    thresholds,
+from jpq_jax.sketch.classes import CLASSES
+from jpq_jax.sketch.logarithmic import BINS, place_of, unit_of
+from jpq_jax.sketch.priced import ALL, ONE, Leaf, Outcome, centroids, outcome
+from jpq_jax.vocabulary import (
+    LEVELS,
+    Budget,
+    Codes,
+    LeafPlan,
+    PyTree,
+    Treatment,
+    leaves_with_paths,
 )
-from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, Budget, Codes, PyTree, dtype_name
+
+_ROUNDING = np.float32(1 - 2.0**-18)  # of a rate that is no whole number, summed in float32
 
 
-class _Sketches(NamedTuple):
-    """Of all leaves.
-
-    Attributes:
-      tails: [leaves, ...].
-      exponent: [leaves] int32, of their units.
-      scale: [leaves] float32, squares of the units by that of the largest.
-    """
-
-    tails: Tails
-    exponent: jax.Array
-    scale: jax.Array
-
-
-class _Coding(NamedTuple):
-    """How one leaf is coded. At the multiplier, and just below it: for the weights that still fit.
-
-    Attributes:
-      exponent: [] int32, of the leaf's unit.
-      codes: [2, BINS + 1] int16, the code by bin.
-      spare: [] int32, how many weights may be coded by the second row though not by the first.
-      waiting: [2, 2] int32, where their bins begin and end, for both signs.
-      codebook: [257] float32.
-      bits: [] int32.
-    """
-
-    exponent: jax.Array
-    codes: jax.Array
-    spare: jax.Array
-    waiting: jax.Array
-    codebook: jax.Array
-    bits: jax.Array
-
-
-def project(params: PyTree, budget: Budget, *, where: Where = None) -> PyTree:
+def project(
+    params: PyTree,
+    budget: Budget,
+    *,
+    rate: RateName = "paper",
+    curvature: PyTree | None = None,
+    plan: Where | Sequence[LeafPlan] = None,
+) -> PyTree:
     """Sparse-quantized codes of `params`, support, bit-widths and values chosen together.
 
     Solves, by a Lagrangian and Lloyd's algorithm, so to a local minimum,
 
-        min_Q sum_i (w_i - q_i)^2   subject to   sum_l b_l nnz_l(Q) <= budget
+        min_Q sum_i h_i (w_i - q_i)^2   subject to   rate(Q) <= budget
 
-    over the nonzeros of every leaf l, 2**b_l values of each leaf, and b_l in 1..8. The budget is never exceeded,
-    and spent to within the bits of a single weight where more would help; of equal weights the first in
-    row-major order are kept. Weights below 2**-23 of the largest of their leaf are pruned.
+    over the nonzeros of every leaf l, 2**b_l values of each leaf, and b_l in 1..8. The budget is never exceeded; in
+    the paper metric it is spent to within the bits of a single weight, or group, where more would help. Of equal
+    weights the first in row-major order are kept. Weights below 2**-23 of the largest of their leaf are pruned.
 
     Args:
       params: any pytree of arrays.
-      budget: the budget.
-      where: which leaves to compress, as in `plan_leaves`.
+      budget: the budget, in bits of the rate.
+      rate: "paper", sum_l b_l nnz_l; or "coded", ideal adaptive code length of the codes, positions included, and of
+        the values: see `rate_bits`.
+      curvature: h, like `params` or with `None` for leaves that are not compressed: what an error of each weight
+        costs, at least 0. Adam's second moment, `optax.tree.get(state, "nu")`, or `diagonal_fisher`. It is rounded to
+        half octaves, and what is 2**-16 of the largest of its leaf or less counts as that. 1 if None.
+      plan: which leaves to compress and how: what `plan_leaves` gives, or takes as `where`.
 
     Returns:
       The compressed tree: `params` with `Codes` in place of the compressed leaves.
 
     Raises:
-      ValueError: nothing to compress, or weights that are not finite.
+      ValueError: nothing to compress, weights that are not finite, or a curvature that does not fit them.
     """
-    plan = plan_leaves(params, where)
-    limit = capacity(budget, params, plan)
-    leaves = compressed_leaves(params, plan)
-    for path, leaf in zip((p.path for p in plan if p.compress), leaves, strict=True):
-        check_finite(path, leaf)
-    dtypes = tuple(dtype_name(leaf) for leaf in leaves)
-    return with_compressed(params, plan, _project(list(leaves), jnp.uint32(limit), dtypes))
+    found = prepared(params, budget, plan)
+    costs = compressed_curvature(curvature, found.plan, params)
+    treatments = tuple(p.treatment for p in found.plan if p.compress)
+    setting = Setting(treatments, rate)
+    codes = _project(found.leaves, costs, jnp.uint32(found.limit), setting, found.dtypes)
+    return with_compressed(params, found.plan, codes)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _project(leaves: list[jax.Array], limit: jax.Array, dtypes: tuple[str, ...]) -> list[Codes]:
-    weights = [leaf.astype(jnp.float32) for leaf in leaves]
-    sketches = _sketches_of(weights)
-    fit, _ = allocate(sketches.tails, sketches.scale, limit, cold_start(len(leaves)))
-    return _codes_by(fit, weights, sketches, limit, dtypes)
+def compressed_curvature(
+    curvature: PyTree | None, plan: Sequence[LeafPlan], params: PyTree
+) -> list[jax.Array] | None:
+    """Of the compressed leaves, checked.
+
+    Raises:
+      ValueError: naming the leaf whose curvature is missing, of another shape, negative or not finite.
+    """
+    if curvature is None:
+        return None
+    given = dict(leaves_with_paths(curvature))
+    costs = []
+    for p, leaf in zip(
+        (p for p in plan if p.compress), compressed_leaves(params, plan), strict=True
+    ):
+        cost = given.get(p.path)
+        if cost is None or jnp.shape(cost) != leaf.shape:
+            got = "none" if cost is None else f"one of shape {jnp.shape(cost)}"
+            raise ValueError(f"curvature of leaf {p.path!r}: got {got}, expected {leaf.shape}")
+        cost = jnp.asarray(cost, jnp.float32)
+        if not isinstance(cost, jax_core.Tracer) and not bool(
+            jnp.all(jnp.isfinite(cost) & (cost >= 0))
+        ):
+            raise ValueError(f"curvature of leaf {p.path!r}: expected finite numbers of at least 0")
+        costs.append(cost)
+    return costs
 
 
-def _sketches_of(weights: Sequence[jax.Array]) -> _Sketches:
-    each = [log_sketch(w) for w in weights]
-    exponent = jnp.stack([one.exponent for one in each])
-    unit = unit_of(exponent)
-    tails = jax.tree.map(lambda *parts: jnp.stack(parts), *[tails_of(one) for one in each])
-    return _Sketches(tails, exponent, (unit / jnp.max(unit)) ** 2)
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What does not change: how each compressed leaf is treated, and what the budget counts."""
+
+    treatments: tuple[Treatment, ...]
+    rate: RateName
+
+    def problem(self, sketches: Sketched, limit: jax.Array) -> Problem:
+        rate = rate_named(self.rate)
+        if self.rate != "paper":
+            scales = sum(
+                view.norms.size
+                for view, t in zip(sketches.views, self.treatments, strict=True)
+                if t.scale == "channel"
+            )
+            limit = limit.astype(jnp.float32) * _ROUNDING - VALUE_BITS * scales
+        return Problem(sketches.leaves, sketches.scale, limit, rate)
 
 
-def _codes_by(
-    fit: Fit,
-    weights: Sequence[jax.Array],
-    sketches: _Sketches,
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _project(
+    leaves: list[jax.Array],
+    curvature: list[jax.Array] | None,
     limit: jax.Array,
-    dtypes: Sequence[str],
+    setting: Setting,
+    dtypes: tuple[str, ...],
 ) -> list[Codes]:
-    """Codes of the weights by a fit of their own sketches, exact in the budget."""
-    tails, exponent, scale = sketches
-    price = [prices(m, scale, fit.bits[:, None]) for m in (fit.multiplier, fit.below)]
-
-    def counts(levels: jax.Array, tails: Tails, price: jax.Array) -> jax.Array:
-        nearest = cells(levels, thresholds(levels, price, ONE), tails, ONE)
-        return jnp.sum(nearest.counts, dtype=jnp.int32)
-
-    kept, more = (jax.vmap(counts)(fit.levels, tails, each) for each in price)
-    spare = _spare(more - kept, fit.bits, limit - rate(fit.bits, kept))
-    at, below = price
-    codings = jax.vmap(_coding)(fit.levels, tails, at, below, spare, exponent)
-    return [
-        _leaf_codes(w, jax.tree.map(lambda x, i=i: x[i], codings), dtype)
-        for i, (w, dtype) in enumerate(zip(weights, dtypes, strict=True))
-    ]
+    weights = [leaf.astype(jnp.float32) for leaf in leaves]
+    sketches = sketched(weights, setting.treatments, curvature)
+    problem = setting.problem(sketches, limit)
+    fit, _ = allocate(problem, cold_start(len(leaves)))
+    return codes_by(fit, problem, sketches, setting.treatments, dtypes)
 
 
 class JointPlan(NamedTuple):
     """The last fit, in the weights' own units, and what can be logged of it.
 
     Attributes:
-      joint_multiplier: [] float32, price of a bit: by how much it must lower the squared error; relative to
-        the square of the largest leaf's unit.
+      joint_multiplier: [] float32, price of a bit: by how much it must lower the error; relative to a weight as large
+        as the heaviest leaf's unit.
       joint_levels: [leaves, slots] float32, a codebook for every bit-width.
+      joint_slot_bits: [leaves, slots] float32, what a weight of each level takes.
       joint_codebook: [leaves, 257] float32, the one in force.
+      joint_codebook_bits: [leaves, 257] float32, what a weight of each of its levels takes.
       joint_leaf_bits: [leaves] int32.
-      joint_exponent: [leaves] int32, of the leaves' units.
-      joint_values: [leaves, BINS + 1] float32, the value that each bin's weights take.
+      joint_exponent: [leaves] int32, of the views' units.
+      joint_octaves: [] int32, what the heaviest leaf's errors weigh.
+      joint_values: [leaves, classes x (BINS + 1)] float32, the value that each bin's weights take.
+      joint_references: what classes are counted from.
+      joint_norms: of each leaf, what its weights are divided by.
+      joint_scales: of each leaf, what its values are multiplied by.
       joint_limit: [] uint32, the budget at the end of its schedule, in bits.
       joint_bits_used: [] uint32, as of the last plan.
       joint_density: [] float32, nonzeros by weights, as of the last plan.
-      joint_distortion: [] float32, squared error by sum of squares, as of the last plan.
+      joint_distortion: [] float32, error by sum of squares, both at their cost, as of the last plan.
+      joint_setting: static.
     """
 
     joint_multiplier: jax.Array
     joint_levels: jax.Array
+    joint_slot_bits: jax.Array
     joint_codebook: jax.Array
+    joint_codebook_bits: jax.Array
     joint_leaf_bits: jax.Array
     joint_exponent: jax.Array
+    joint_octaves: jax.Array
     joint_values: jax.Array
+    joint_references: Reference
+    joint_norms: tuple[jax.Array, ...]
+    joint_scales: tuple[jax.Array, ...]
     joint_limit: jax.Array
     joint_bits_used: jax.Array
     joint_density: jax.Array
     joint_distortion: jax.Array
+    joint_setting: Setting
 
-    def assign(self, weights: Sequence[jax.Array]) -> list[jax.Array]:
-        def look_up(w: jax.Array, values: jax.Array, exponent: jax.Array) -> jax.Array:
-            return values[bin_of(w, exponent)]
+    def assign(self, weights: Sequence[jax.Array], curvature: Curvature) -> list[jax.Array]:
+        def look_up(w: jax.Array, values: jax.Array, exponent: jax.Array, kind: Any) -> jax.Array:
+            return values[place_of(w, exponent, kind)]
 
-        return [
-            lying_like(w, look_up)(w, self.joint_values[i], self.joint_exponent[i])
-            for i, w in enumerate(weights)
-        ]
+        assigned = []
+        for i, (w, treatment) in enumerate(
+            zip(weights, self.joint_setting.treatments, strict=True)
+        ):
+            reference = jax.tree.map(lambda x, i=i: x[i], self.joint_references)
+            costs = curvature_of(curvature, i)
+            view = view_of(w, treatment, self.joint_norms[i], costs, reference)
+            values = lying_like(w, look_up)(
+                view.weights, self.joint_values[i], self.joint_exponent[i], view.kind
+            )
+            scaled = values if treatment.scale == "leaf" else values * self.joint_scales[i]
+            assigned.append(scaled)
+        return assigned
 
-    def codes(self, weights: Sequence[jax.Array], dtypes: Sequence[str]) -> list[Codes]:
+    def codes(
+        self, weights: Sequence[jax.Array], dtypes: Sequence[str], curvature: Curvature
+    ) -> list[Codes]:
         """At the codebooks in force, the support cut or filled up to the whole budget."""
-        sketches = _sketches_of(weights)
+        setting = self.joint_setting
+        sketches = sketched(weights, setting.treatments, curvature, self.joint_norms)
         levels = self.joint_codebook / unit_of(sketches.exponent)[:, None]
-        bits, limit = self.joint_leaf_bits, self.joint_limit
-        spent = spend(levels, bits, sketches.tails, sketches.scale, limit)
-        return _codes_by(Fit(levels, bits, *spent), weights, sketches, limit, dtypes)
+        bits, slot_bits = self.joint_leaf_bits, self.joint_codebook_bits
+        problem = setting.problem(sketches, self.joint_limit)
+        spent = spend(problem, levels, slot_bits, bits)
+        fit = Fit(levels, bits, slot_bits, *spent)
+        return codes_by(fit, problem, sketches, setting.treatments, dtypes)
 
 
-def joint(budget: Budget, *, budget_schedule: optax.Schedule | None = None) -> Planner:
+def joint(
+    budget: Budget, *, rate: RateName = "paper", budget_schedule: optax.Schedule | None = None
+) -> Planner:
     """The joint projection as a planner, for `latent` and `project_params`.
 
     The first plan is made like that of `project`. The following ones go on from the one before: a few iterations
@@ -211,147 +238,130 @@ def joint(budget: Budget, *, budget_schedule: optax.Schedule | None = None) -> P
 
     Args:
       budget: what `finalize` keeps to.
+      rate: what the budget counts, as in `project`.
       budget_schedule: factor >= 1 on the budget over updates, such as a ramp that ends at 1:
         `optax.polynomial_schedule(100.0, 1.0, power=3, transition_steps=...)`. Values below 1 count as 1.
     """
+    rate_named(rate)
 
-    def init(leaves: Sequence[jax.Array]) -> JointPlan:
+    def init(
+        leaves: Sequence[jax.Array], treatments: Sequence[Treatment], *, curved: bool
+    ) -> JointPlan:
         number = len(leaves)
+        norms = tuple(
+            jnp.ones(
+                (1,) * (len(leaf.shape) - 1) + leaf.shape[-1:]
+                if t.scale == "channel" and leaf.shape
+                else (1,) * len(leaf.shape),
+                jnp.float32,
+            )
+            for leaf, t in zip(leaves, treatments, strict=True)
+        )
+        classes = CLASSES if any(has_classes(t, curved) for t in treatments) else 1
         return JointPlan(
             joint_multiplier=jnp.zeros([], jnp.float32),
             joint_levels=jnp.zeros((number, sum(ALL)), jnp.float32),
+            joint_slot_bits=jnp.zeros((number, sum(ALL)), jnp.float32),
             joint_codebook=jnp.zeros((number, LEVELS), jnp.float32),
+            joint_codebook_bits=jnp.zeros((number, LEVELS), jnp.float32),
             joint_leaf_bits=jnp.ones(number, jnp.int32),
             joint_exponent=jnp.ones(number, jnp.int32),
-            joint_values=jnp.zeros((number, BINS + 1), jnp.float32),
+            joint_octaves=jnp.zeros([], jnp.int32),
+            joint_values=jnp.zeros((number, classes * (BINS + 1)), jnp.float32),
+            joint_references=Reference(*(jnp.zeros(number, jnp.int32) for _ in Reference._fields)),
+            joint_norms=norms,
+            joint_scales=tuple(jnp.copy(x) for x in norms),
             # An empty tree is let through: optax.tree.map_params asks with one.
             joint_limit=jnp.asarray(limit_of(budget, leaves) if leaves else 0, jnp.uint32),
             joint_bits_used=jnp.zeros([], jnp.uint32),
             joint_density=jnp.zeros([], jnp.float32),
             joint_distortion=jnp.zeros([], jnp.float32),
+            joint_setting=Setting(tuple(treatments), rate),
         )
 
-    def replan(weights: Sequence[jax.Array], plan: JointPlan, count: jax.Array) -> JointPlan:
-        sketches = _sketches_of(weights)
+    def replan(
+        weights: Sequence[jax.Array], plan: JointPlan, count: jax.Array, curvature: Curvature
+    ) -> JointPlan:
+        setting = plan.joint_setting
+        sketches = sketched(weights, setting.treatments, curvature)
         limit = scheduled(plan.joint_limit, budget_schedule, count)
-        tails, exponent, scale = sketches
-        unit = unit_of(exponent)
-
-        change = unit_of(jnp.max(plan.joint_exponent)) / jnp.max(unit)
+        unit = unit_of(sketches.exponent)
+        change = jnp.exp2((plan.joint_octaves - sketches.octaves).astype(jnp.float32))
         start = Start(
-            multiplier=plan.joint_multiplier * change**2,
+            multiplier=plan.joint_multiplier * change,
             levels=plan.joint_levels / unit[:, None],
+            slot_bits=plan.joint_slot_bits,
             bits=plan.joint_leaf_bits,
             is_cold=count == 0,
         )
-        fit, candidates = allocate(tails, scale, limit, start)
-        return _plan_by(fit, candidates, sketches, weights, plan)
+        problem = setting.problem(sketches, limit)
+        fit, candidates = allocate(problem, start)
+        return _plan_by(fit, candidates, problem, sketches, plan)
 
     return Planner(init, replan)
 
 
+class _Coded(NamedTuple):
+    """One leaf by a fit: its codebook, the slots of its bins, their values, and what is reached by them."""
+
+    codebook: jax.Array
+    values: jax.Array
+    reached: Outcome
+
+
+def _coded(book: Book, multiplier: jax.Array, leaf: Leaf) -> _Coded:
+    mine = cells_at(book, multiplier, leaf, ONE)
+    codebook = centroids(book.levels, mine, leaf, ONE)
+    values = codebook[slots_of_bins(book, multiplier, leaf)]
+    return _Coded(codebook, values, outcome(codebook, mine, leaf, ONE))
+
+
 def _plan_by(
-    fit: Fit,
-    candidates: Candidates,
-    sketches: _Sketches,
-    weights: Sequence[jax.Array],
-    before: JointPlan,
+    fit: Fit, candidates: Candidates, problem: Problem, sketches: Sketched, before: JointPlan
 ) -> JointPlan:
-    tails, exponent, scale = sketches
-    unit = unit_of(exponent)
-    price = prices(fit.multiplier, scale, fit.bits[:, None])
+    unit = unit_of(sketches.exponent)
+    multiplier = own(fit.multiplier, problem.scale)
+    coded = jax.vmap(_coded)(Book(fit.levels, fit.slot_bits), multiplier, problem.leaves)
+    values = coded.values * unit[:, None]
+    counts = coded.reached.counts
 
-    def of_leaf(
-        levels: jax.Array, tails: Tails, price: jax.Array
-    ) -> tuple[jax.Array, jax.Array, Outcome]:
-        threshold = thresholds(levels, price, ONE)
-        mine = cells(levels, threshold, tails, ONE)
-        codebook = centroids(levels, mine)
-        values = codebook[slot_of_bin(levels, threshold, tails.mean)]
-        return codebook, values, outcome(codebook, mine, ONE)
+    def rate_of(counts: jax.Array, bits: jax.Array, size: jax.Array) -> jax.Array:
+        return problem.rate.of_leaf(counts, bits[None], size, ONE)[0]
 
-    codebook, values, reached = jax.vmap(of_leaf)(fit.levels, tails, price)
-    squares = jnp.stack([_sum_of_squares(w, u) for w, u in zip(weights, unit, strict=True)])
-    size = sum(w.size for w in weights)
+    used = total(jax.vmap(rate_of)(counts, fit.bits, problem.leaves.size))
+    squares = jnp.sum(jax.vmap(_squares)(problem.leaves) * problem.scale)
     return before._replace(
         joint_multiplier=fit.multiplier,
         joint_levels=candidates.levels * unit[:, None],
-        joint_codebook=codebook * unit[:, None],
+        joint_slot_bits=candidates.slot_bits,
+        joint_codebook=coded.codebook * unit[:, None],
+        joint_codebook_bits=fit.slot_bits,
         joint_leaf_bits=fit.bits,
-        joint_exponent=exponent,
-        joint_values=values * unit[:, None],
-        joint_bits_used=rate(fit.bits, reached.counts[:, 0]),
-        joint_density=jnp.sum(reached.counts, dtype=jnp.int32).astype(jnp.float32) / size,
-        joint_distortion=1 - jnp.sum(reached.gain[:, 0] * scale) / jnp.sum(squares * scale),
+        joint_exponent=sketches.exponent,
+        joint_octaves=sketches.octaves,
+        joint_values=values,
+        joint_references=sketches.references,
+        joint_norms=tuple(view.norms for view in sketches.views),
+        joint_scales=_scales(values, sketches, before.joint_setting),
+        joint_bits_used=used.astype(jnp.uint32),
+        joint_density=jnp.sum(counts, dtype=jnp.int32).astype(jnp.float32)
+        / sum(view.weights.size for view in sketches.views),
+        joint_distortion=1 - jnp.sum(coded.reached.gain[:, 0] * problem.scale) / squares,
     )
 
 
-@replicated
-def _sum_of_squares(w: jax.Array, unit: jax.Array) -> jax.Array:
-    return jnp.sum((w / unit) ** 2)
+def _squares(leaf: Leaf) -> jax.Array:
+    """Of all weights that are in a bin, at their cost, in the view's unit."""
+    counts = (leaf.tails.counts[..., :-1] - leaf.tails.counts[..., 1:]).astype(jnp.float32)
+    return jnp.sum(counts * leaf.tails.mean**2 * leaf.cost[:, None, None])
 
 
-def _spare(waiting: jax.Array, bits: jax.Array, left: jax.Array) -> jax.Array:
-    """How many of each leaf's waiting weights the rest of the budget pays for, the first leaf's first. [leaves]"""
+def _scales(values: jax.Array, sketches: Sketched, setting: Setting) -> tuple[jax.Array, ...]:
+    @replicated
+    def best(view: View, values: jax.Array, exponent: jax.Array) -> jax.Array:
+        return best_scale(values[place_of(view.weights, exponent, view.kind)], view)
 
-    def take(left: jax.Array, leaf: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        waiting, bits = leaf
-        taken = jnp.minimum(waiting.astype(jnp.uint32), left // bits.astype(jnp.uint32))
-        return left - taken * bits.astype(jnp.uint32), taken.astype(jnp.int32)
-
-    return lax.scan(take, left, (waiting, bits))[1]
-
-
-def _coding(
-    levels: jax.Array,
-    tails: Tails,
-    price: jax.Array,
-    price_below: jax.Array,
-    spare: jax.Array,
-    exponent: jax.Array,
-) -> _Coding:
-    at, below = (thresholds(levels, p, ONE) for p in (price, price_below))
-    mine, theirs = (cells(levels, threshold, tails, ONE) for threshold in (at, below))
-    used = (levels != 0) & ((mine.counts > 0) | ((theirs.counts > 0) & (spare > 0)))
-    code_of_slot = jnp.where(used, jnp.cumsum(used, dtype=jnp.int32), 0).astype(CODE_DTYPE)
-    codes = [code_of_slot[slot_of_bin(levels, t, tails.mean)] for t in (at, below)]
-    values = centroids(levels, mine) * unit_of(exponent)
-    values = jnp.sort(jnp.where(used, values, jnp.inf))[:-1]
-    codebook = jnp.concatenate(
-        [jnp.zeros(1, jnp.float32), jnp.where(jnp.isfinite(values), values, 0)]
+    return tuple(
+        view.norms if treatment.scale == "leaf" else best(view, values[i], sketches.exponent[i])
+        for i, (view, treatment) in enumerate(zip(sketches.views, setting.treatments, strict=True))
     )
-    bits = index_bits(jnp.sum(used, dtype=jnp.int32))
-    waiting = jnp.stack([_edges_of(t, tails.mean) for t in (below, at)], axis=1)
-    return _Coding(exponent, jnp.stack(codes), spare, waiting, codebook, bits)
-
-
-def _edges_of(threshold: jax.Array, mean: jax.Array) -> jax.Array:
-    return jnp.stack([edge_index(threshold[side, 0], mean[side]) for side in (0, 1)])
-
-
-def _leaf_codes(w: jax.Array, coding: _Coding, dtype: str) -> Codes:
-    def with_spare() -> jax.Array:
-        end = end_of_first(_is_waiting(w, coding), coding.spare)
-
-        def look_up(w: jax.Array, coding: _Coding, end: jax.Array) -> jax.Array:
-            row = is_before(w.shape, end).astype(jnp.int32)
-            return coding.codes[row, bin_of(w, coding.exponent)]
-
-        return lying_like(w, look_up)(w, coding, end)
-
-    def without() -> jax.Array:
-        def look_up(w: jax.Array, coding: _Coding) -> jax.Array:
-            return coding.codes[0][bin_of(w, coding.exponent)]
-
-        return lying_like(w, look_up)(w, coding)
-
-    code = lax.cond(coding.spare > 0, with_spare, without)
-    return Codes(code, coding.codebook, coding.bits, dtype)
-
-
-def _is_waiting(w: jax.Array, coding: _Coding) -> jax.Array:
-    place = bin_of(w, coding.exponent)
-    begin, end = coding.waiting[:, 0], coding.waiting[:, 1]
-    above = (place >= begin[0]) & (place < end[0])
-    below = (place >= SIDE + begin[1]) & (place < SIDE + end[1])
-    return above | below

@@ -8,17 +8,23 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from jax import lax
 
+from jpq_jax.projection.sketching import Curvature
 from jpq_jax.vocabulary import Codes
 
 
 class Plan(Protocol):
-    """A NamedTuple of small arrays that says, for every compressed leaf, which value each weight goes to."""
+    """A NamedTuple of small arrays that says, for every compressed leaf, which value each weight goes to.
 
-    def assign(self, weights: Sequence[jax.Array]) -> list[jax.Array]:
-        """The feasible weights. weights: float32."""
+    weights: float32; curvature: see `sketching.Curvature`.
+    """
+
+    def assign(self, weights: Sequence[jax.Array], curvature: Curvature) -> list[jax.Array]:
+        """The feasible weights."""
         ...
 
-    def codes(self, weights: Sequence[jax.Array], dtypes: Sequence[str]) -> list[Codes]:
+    def codes(
+        self, weights: Sequence[jax.Array], dtypes: Sequence[str], curvature: Curvature
+    ) -> list[Codes]:
         """The same as codes, exactly within the budget."""
         ...
 
@@ -27,18 +33,25 @@ class Planner(NamedTuple):
     """How plans are made. Both functions are pure, and traced into the caller's program.
 
     Attributes:
-      init: (compressed leaves) -> the plan before the first; shapes and dtypes are enough.
-      replan: (compressed leaves in float32, the plan so far, updates so far) -> a new plan.
+      init: (compressed leaves, their treatments, curved=) -> the plan before the first; shapes and dtypes are enough.
+      replan: (compressed leaves in float32, the plan so far, updates so far, curvature) -> a new plan.
     """
 
-    init: Callable[[Sequence[Any]], Any]
-    replan: Callable[[Sequence[jax.Array], Any, jax.Array], Any]
+    init: Callable[..., Any]
+    replan: Callable[[Sequence[jax.Array], Any, jax.Array, Curvature], Any]
 
 
 def planned(
-    planner: Planner, weights: Sequence[jax.Array], before: Any, count: jax.Array, every: int
+    planner: Planner,
+    weights: Sequence[jax.Array],
+    before: Any,
+    count: jax.Array,
+    every: int,
+    curvature: Curvature = None,
 ) -> Plan:
     """The plan in force at an update: a new one every so many."""
     return lax.cond(
-        count % every == 0, lambda: planner.replan(weights, before, count), lambda: before
+        count % every == 0,
+        lambda: planner.replan(weights, before, count, curvature),
+        lambda: before,
     )

@@ -19,18 +19,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from jpq_jax.allocation.knapsack import choice_knapsack, support_knapsack
-from jpq_jax.plan import (
-    Where,
-    capacity,
-    check_finite,
-    compressed_leaves,
-    plan_leaves,
-    with_compressed,
-)
+from jpq_jax.plan import Where, check_published, prepared, with_compressed
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.codebooks import Codebooks, fit_codebooks, nearest_level
 from jpq_jax.sketch.histogram import power_of_two, sketch
-from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, MAX_BITS, Budget, Codes, PyTree, dtype_name
+from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, MAX_BITS, Budget, Codes, PyTree
 
 
 class Quantization(NamedTuple):
@@ -166,13 +159,9 @@ def project_alternating(
         raise ValueError(
             f"got start_bits={start_bits}, rounds={rounds}; expected 1 to {MAX_BITS}, at least 1"
         )
-    plan = plan_leaves(params, where)
-    limit = capacity(budget, params, plan)
-    leaves = compressed_leaves(params, plan)
-    for path, leaf in zip((p.path for p in plan if p.compress), leaves, strict=True):
-        check_finite(path, leaf)
-    dtypes = tuple(dtype_name(leaf) for leaf in leaves)
-    codes = _alternate(list(leaves), jnp.uint32(limit), dtypes, start_bits, rounds)
+    plan, limit, leaves, dtypes = prepared(params, budget, where)
+    check_published("project_alternating", plan)
+    codes = _alternate(leaves, jnp.uint32(limit), dtypes, start_bits, rounds)
     return with_compressed(params, plan, codes)
 
 

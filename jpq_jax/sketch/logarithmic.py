@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jpq_jax.sharding import replicated
+from jpq_jax.sketch.classes import CLASSES
 
 OCTAVES = 24  # below 2**-24 of the largest, a weight is lost in the rounding of any sum with it
 SIDE = OCTAVES << 7  # bins of one sign, 128 to the octave: at most 0.8 % wide
@@ -19,7 +20,7 @@ _LANES = 16  # partial sums of a leaf that is not cut into chunks: float32 sums 
 
 
 class LogSketch(NamedTuple):
-    """The weights of one leaf by sign, exponent and leading bits of the mantissa; positive ones first.
+    """The weights of one leaf by class, sign, exponent and leading bits of the mantissa; positive ones first.
 
     Bin j of a side holds the magnitudes from edge j to edge j + 1, 2**(1 - OCTAVES) to 2, in units of `unit`.
     Smaller ones are in no bin.
@@ -27,8 +28,8 @@ class LogSketch(NamedTuple):
     Attributes:
       exponent: [] int32, of `unit`, biased: `unit` is the largest power of two that is at most max |w|, and at
         least 2**-103.
-      counts: [2, SIDE] int32, weights per bin.
-      mean: [2, SIDE] float32, their mean magnitude, in units of `unit`; the lower edge in an empty bin.
+      counts: [classes, 2, SIDE] int32, weights per bin.
+      mean: [classes, 2, SIDE] float32, their mean magnitude, in units of `unit`; the lower edge in an empty bin.
     """
 
     exponent: jax.Array
@@ -72,16 +73,27 @@ def edges() -> jax.Array:
     return lax.bitcast_convert_type(steps << _REST, jnp.float32)
 
 
+def place_of(w: jax.Array, exponent: jax.Array, kind: jax.Array | None = None) -> jax.Array:
+    """Where a table [classes x (BINS + 1)] has each weight: by its class, then by `bin_of`."""
+    place = bin_of(w, exponent)
+    return place if kind is None else place + (BINS + 1) * kind.astype(jnp.int32)
+
+
 @replicated
-def log_sketch(w: jax.Array) -> LogSketch:
-    """One pass over `w` [...] float32, after one for its largest magnitude."""
+def log_sketch(w: jax.Array, kind: jax.Array | None = None) -> LogSketch:
+    """One pass over `w` [...] float32, after one for its largest magnitude.
+
+    kind: the weights' classes, uint8, of a shape that broadcasts to theirs; all are of one if None.
+    """
     exponent = exponent_of(w)
+    if kind is not None:
+        kind = jnp.broadcast_to(kind, w.shape)
     # A sharded leaf would be gathered, were it cut into chunks.
     histogram = _histogram_by_chunks if jax.device_count() == 1 else _histogram_by_lanes
-    counts, inside = (part.reshape(2, SIDE) for part in histogram(w, exponent))
-    edge = edges()[None, :]
+    counts, inside = (part.reshape(-1, 2, SIDE) for part in histogram(w, kind, exponent))
+    edge = edges()[None, None, :]
     share = inside / jnp.maximum(counts, 1).astype(jnp.float32)
-    mean = edge[:, :-1] + (edge[:, 1:] - edge[:, :-1]) * share
+    mean = edge[..., :-1] + (edge[..., 1:] - edge[..., :-1]) * share
     return LogSketch(exponent, counts, mean)
 
 
@@ -91,38 +103,57 @@ def _inside(w: jax.Array) -> jax.Array:
     return rest.astype(jnp.float32) * jnp.float32(2.0**-_REST)
 
 
-def _histogram(w: jax.Array, exponent: jax.Array) -> jax.Array:
+def _classes(kind: jax.Array | None) -> int:
+    return 1 if kind is None else CLASSES
+
+
+def _histogram(w: jax.Array, kind: jax.Array | None, exponent: jax.Array) -> jax.Array:
     """Counts and sums of what lies inside as real and imaginary parts, since two scatters take nearly twice as long."""
     ones = lax.complex(jnp.ones_like(w), _inside(w))
-    empty = jnp.zeros(BINS + 1, jnp.complex64)
-    return empty.at[bin_of(w, exponent)].add(ones, mode="promise_in_bounds")
+    empty = jnp.zeros(_classes(kind) * (BINS + 1), jnp.complex64)
+    return empty.at[place_of(w, exponent, kind)].add(ones, mode="promise_in_bounds")
 
 
 def _split(histogram: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return histogram.real[..., :BINS].astype(jnp.int32), histogram.imag[..., :BINS]
+    by_class = histogram.reshape(-1, BINS + 1)[:, :BINS]
+    return by_class.real.astype(jnp.int32), by_class.imag
 
 
-def _histogram_by_chunks(w: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    flat = w.reshape(-1)
-    size = 2 * _CHUNK  # two at once, for two cores: a scatter runs on one
+def _histogram_by_chunks(
+    w: jax.Array, kind: jax.Array | None, exponent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    flat, kinds = w.reshape(-1), None if kind is None else kind.reshape(-1)
+    chunk = _CHUNK * (1 if kind is None else 8)  # so that the chunks outweigh the bins
+    size = 2 * chunk  # two at once, for two cores: a scatter runs on one
     rounds = flat.size // size
 
+    def part(start: jax.Array) -> jax.Array:
+        def cut(x: jax.Array) -> jax.Array:
+            return lax.dynamic_slice_in_dim(x, start, chunk)
+
+        return _histogram(cut(flat), None if kinds is None else cut(kinds), exponent)
+
     def add(i: jax.Array, so_far: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        first, second = (
-            lax.dynamic_slice_in_dim(flat, i * size + start, _CHUNK) for start in (0, _CHUNK)
-        )
-        counts, inside = _split(_histogram(first, exponent) + _histogram(second, exponent))
+        counts, inside = _split(part(i * size) + part(i * size + chunk))
         return so_far[0] + counts, so_far[1] + inside
 
-    rest = _split(_histogram(flat[rounds * size :], exponent))
+    left = None if kinds is None else kinds[rounds * size :]
+    rest = _split(_histogram(flat[rounds * size :], left, exponent))
     return lax.fori_loop(0, rounds, add, rest) if rounds else rest
 
 
-def _histogram_by_lanes(w: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _histogram_by_lanes(
+    w: jax.Array, kind: jax.Array | None, exponent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     w = jnp.atleast_1d(w)
+    kind = None if kind is None else jnp.atleast_1d(kind)
     lane = lax.broadcasted_iota(jnp.int32, w.shape, w.ndim - 1) % _LANES
-    place = (lane, bin_of(w, exponent))
-    counts = jnp.zeros((_LANES, BINS + 1), jnp.int32).at[place].add(1, mode="promise_in_bounds")
-    inside = jnp.zeros((_LANES, BINS + 1), jnp.float32)
-    inside = inside.at[place].add(_inside(w), mode="promise_in_bounds")
-    return jnp.sum(counts, axis=0, dtype=jnp.int32)[:BINS], jnp.sum(inside, axis=0)[:BINS]
+    place = (lane, place_of(w, exponent, kind))
+    empty = jnp.zeros((_LANES, _classes(kind) * (BINS + 1)), jnp.float32)
+    counts = empty.astype(jnp.int32).at[place].add(1, mode="promise_in_bounds")
+    inside = empty.at[place].add(_inside(w), mode="promise_in_bounds")
+
+    def summed(lanes: jax.Array) -> jax.Array:
+        return jnp.sum(lanes, axis=0, dtype=lanes.dtype).reshape(-1, BINS + 1)[:, :BINS]
+
+    return summed(counts), summed(inside)

@@ -18,6 +18,7 @@ from jax import lax
 from jpq_jax.plan import (
     Where,
     capacity,
+    check_published,
     compressed_leaves,
     plan_leaves,
     scheduled,
@@ -102,6 +103,7 @@ def admm(
 
     def init(params: PyTree) -> AdmmState:
         plan = plan_leaves(params, where)
+        check_published("admm", plan)
         # An empty tree is let through: optax.tree.map_params asks with one.
         limit = capacity(budget, params, plan) if plan else 0
         return AdmmState(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jpq_jax.plan import Where, check_compresses, compressed_leaves, plan_leaves, with_compressed
+from jpq_jax.plan import (
+    Where,
+    check_compresses,
+    compressed_leaves,
+    plan_leaves,
+    treatments,
+    with_compressed,
+)
 from jpq_jax.projection.planner import Planner, planned
 from jpq_jax.transforms.leaves import (
     check_update,
@@ -25,12 +33,14 @@ class LatentState(NamedTuple):
     latent_count: [] int32, updates so far.
     latents: the weights that are trained; like the params, `optax.MaskedNode` where a leaf is not compressed.
     latent_plan: the planner's, small arrays.
+    latent_curvature: what an error of each compressed weight costs, as of the last plan; None for 1.
     inner_state: of the inner optimizer.
     """
 
     latent_count: jax.Array
     latents: PyTree
     latent_plan: Any
+    latent_curvature: PyTree
     inner_state: Any
 
 
@@ -40,6 +50,7 @@ def latent(
     *,
     every: int = 10,
     where: Where = None,
+    curvature: Callable[[Any], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Straight-through training: the gradient at Q = P(W) moves the latents W, and the params become the new P(W).
 
@@ -53,6 +64,8 @@ def latent(
       planner: makes the plan P, such as `joint(budget)`.
       every: updates between plans; by the plan in force, weights are assigned at every update.
       where: which leaves to compress, as in `plan_leaves`. `inner` updates the others as always.
+      curvature: from the inner optimizer's state to what an error of each weight costs, like the params; looked at
+        when a plan is made. With Adam: `lambda state: optax.tree.get(state, "nu")`.
 
     Returns:
       A transformation whose `update` needs params; it stands for the whole optimizer. Under
@@ -69,10 +82,12 @@ def latent(
         plan = plan_leaves(params, where)
         if plan:  # an empty tree is let through: optax.tree.map_params asks with one
             check_compresses(plan)
+        leaves, curved = compressed_leaves(params, plan), curvature is not None
         return LatentState(
             latent_count=jnp.zeros([], jnp.int32),
             latents=where_compressed(_copy, params, plan),
-            latent_plan=planner.init(compressed_leaves(params, plan)),
+            latent_plan=planner.init(leaves, treatments(plan), curved=curved),
+            latent_curvature=where_compressed(_zeros, params, plan) if curved else None,
             inner_state=optimizer.init(params),
         )
 
@@ -84,19 +99,29 @@ def latent(
         latents = with_compressed(params, leaves, jax.tree.leaves(state.latents))
         updates, inner_state = optimizer.update(updates, state.inner_state, latents, **extra_args)
         moved = compressed_leaves(optax.apply_updates(latents, updates), leaves)
-        weights = floats(moved)
-        plan = planned(planner, weights, state.latent_plan, state.latent_count, every)
+        weights, count = floats(moved), state.latent_count
+        costs = None
+        if curvature is not None:
+            new = floats(compressed_leaves(curvature(inner_state), leaves))
+            pairs = zip(new, jax.tree.leaves(state.latent_curvature), strict=True)
+            costs = [jnp.where(count % every == 0, new, old) for new, old in pairs]
+        plan = planned(planner, weights, state.latent_plan, count, every, costs)
         old, steps = compressed_leaves(params, leaves), compressed_leaves(updates, leaves)
         new_state = LatentState(
-            latent_count=jnp.asarray(optax.safe_increment(state.latent_count)),
+            latent_count=jnp.asarray(optax.safe_increment(count)),
             latents=refilled(state.latents, moved),
             latent_plan=plan,
+            latent_curvature=None if costs is None else refilled(state.latent_curvature, costs),
             inner_state=inner_state,
         )
-        assigned = differences(plan.assign(weights), old, steps)
+        assigned = differences(plan.assign(weights, costs), old, steps)
         return with_compressed(updates, leaves, assigned), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _zeros(leaf: Any) -> jax.Array:
+    return jnp.zeros(leaf.shape, jnp.float32)
 
 
 def _copy(leaf: Any) -> jax.Array:

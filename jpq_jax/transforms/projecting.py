@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jpq_jax.plan import Where, check_compresses, compressed_leaves, plan_leaves, with_compressed
+from jpq_jax.plan import (
+    Where,
+    check_compresses,
+    compressed_leaves,
+    plan_leaves,
+    treatments,
+    with_compressed,
+)
 from jpq_jax.projection.planner import Planner, planned
 from jpq_jax.transforms.leaves import check_update, differences, where_compressed
 from jpq_jax.vocabulary import PyTree
@@ -56,7 +63,9 @@ def project_params(
         return ProjectState(
             project_count=jnp.zeros([], jnp.int32),
             project_leaves=where_compressed(lambda _: jnp.ones([], bool), params, leaves),
-            project_plan=planner.init(compressed_leaves(params, leaves)),
+            project_plan=planner.init(
+                compressed_leaves(params, leaves), treatments(leaves), curved=False
+            ),
         )
 
     def update(
@@ -74,7 +83,7 @@ def project_params(
         new_state = ProjectState(
             jnp.asarray(optax.safe_increment(count)), state.project_leaves, plan
         )
-        projected = differences(plan.assign(weights), old, steps)
+        projected = differences(plan.assign(weights, None), old, steps)
         return with_compressed(updates, leaves, projected), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,94 @@
+"""What a budget counts: how many bits each nonzero takes, and a leaf in all."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, get_args
+
+import jax
+import jax.numpy as jnp
+
+from jpq_jax.sketch.priced import each, parts
+
+RateName = Literal["paper", "coded"]
+RATES = get_args(RateName)
+VALUE_BITS = 32  # of a value in a codebook
+
+
+class Rate(Protocol):
+    """Of codebooks side by side, see `sketch.priced`; both functions are pure, and traced into the caller's program.
+
+    counts: [slots] int32, weights of each slot; 0 in zero slots.
+    bits: [codebooks] int32, the codebooks' widths.
+    """
+
+    def price(
+        self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
+    ) -> jax.Array:
+        """[slots] float32: by how many bits a weight there is dearer than a pruned one."""
+        ...
+
+    def of_leaf(
+        self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
+    ) -> jax.Array:
+        """[codebooks], bits of the whole leaf, of `size` weights; uint32 if whole numbers, else float32."""
+        ...
+
+
+class PaperRate:
+    """b x nonzeros, as counted by Yang et al., CVPR 2020."""
+
+    def price(
+        self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
+    ) -> jax.Array:
+        del counts, size
+        return each(bits.astype(jnp.float32), slots)
+
+    def of_leaf(
+        self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
+    ) -> jax.Array:
+        del size
+        nonzeros = jnp.stack([jnp.sum(part, dtype=jnp.int32) for part in parts(counts, slots)])
+        return bits.astype(jnp.uint32) * nonzeros.astype(jnp.uint32)
+
+
+class CodedRate:
+    """Ideal adaptive code length, positions included.
+
+    sum_c n_c log2(n / n_c) over the codes, zero among them, and for each value in use 32 bits and half a log2 n: what
+    it takes to learn how frequent it is (Rissanen, 1984).
+    """
+
+    def price(
+        self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
+    ) -> jax.Array:
+        del bits
+        zeros = size - jnp.stack([jnp.sum(part, dtype=jnp.int32) for part in parts(counts, slots)])
+        return jnp.log2((each(zeros, slots) + 1).astype(jnp.float32)) - jnp.log2(
+            (counts + 1).astype(jnp.float32)
+        )
+
+    def of_leaf(
+        self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
+    ) -> jax.Array:
+        del bits
+        number = jnp.maximum(jnp.asarray(size, jnp.float32), 1)
+
+        def length(count: jax.Array) -> jax.Array:
+            zeros = size - jnp.sum(count, dtype=jnp.int32)
+            used = jnp.sum(count > 0, dtype=jnp.int32).astype(jnp.float32)
+            code = _code_length(zeros, number) + jnp.sum(_code_length(count, number))
+            return code + used * (VALUE_BITS + jnp.log2(number) / 2)
+
+        return jnp.stack([length(part) for part in parts(counts, slots)])
+
+
+def _code_length(count: jax.Array, number: jax.Array) -> jax.Array:
+    share = jnp.maximum(count, 1).astype(jnp.float32)
+    return count.astype(jnp.float32) * (jnp.log2(number) - jnp.log2(share))
+
+
+def rate_named(name: str) -> Rate:
+    """Raises ValueError if there is no such rate."""
+    if name not in RATES:
+        raise ValueError(f"rate: got {name!r}, expected one of {', '.join(RATES)}")
+    return PaperRate() if name == "paper" else CodedRate()

@@ -1,0 +1,195 @@
+"""From a fit to codes: a table by class and bin for every leaf, and the rest of the budget for the weights just below."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jpq_jax.allocation.lagrangian import (
+    Book,
+    Fit,
+    Problem,
+    borders_at,
+    cells_at,
+    own,
+    taken,
+    total,
+)
+from jpq_jax.granularity import group_shape
+from jpq_jax.projection.published import index_bits
+from jpq_jax.projection.row_major import end_of_first, is_before
+from jpq_jax.projection.sketching import Sketched
+from jpq_jax.projection.view import View
+from jpq_jax.sharding import lying_like, replicated
+from jpq_jax.sketch.logarithmic import place_of, unit_of
+from jpq_jax.sketch.priced import ONE, Leaf, centroids, slot_of_bin
+from jpq_jax.vocabulary import CODE_DTYPE, Codes, Treatment
+
+
+class _Coding(NamedTuple):
+    """How one leaf is coded. At the multiplier, and just below it: for the weights that still fit.
+
+    Attributes:
+      exponent: [] int32, of the view's unit.
+      codes: [2, classes x (BINS + 1)] int16, the code by class and bin.
+      spare: [] int32, how many weights may be coded by the second row though not by the first.
+      codebook: [257] float32.
+      bits: [] int32.
+    """
+
+    exponent: jax.Array
+    codes: jax.Array
+    spare: jax.Array
+    codebook: jax.Array
+    bits: jax.Array
+
+
+def codes_by(
+    fit: Fit,
+    problem: Problem,
+    sketches: Sketched,
+    treatments: Sequence[Treatment],
+    dtypes: Sequence[str],
+) -> list[Codes]:
+    """Codes of the weights by a fit of their own sketches, exact in the budget."""
+    kept, more = (
+        taken(problem, fit.levels, fit.slot_bits, fit.bits, m) for m in (fit.multiplier, fit.below)
+    )
+    together = jnp.array(
+        [_group_size(*pair) for pair in zip(sketches.views, treatments, strict=True)]
+    )
+    spare = jnp.zeros(len(treatments), jnp.int32)
+    if jnp.issubdtype(problem.limit.dtype, jnp.integer):  # else the price of one more is not known
+        waiting = (more - kept).astype(jnp.int32) // fit.bits
+        spare = _spare(waiting, fit.bits, together, problem.limit - total(kept))
+    book = Book(fit.levels, fit.slot_bits)
+    at, below = (own(m, problem.scale) for m in (fit.multiplier, fit.below))
+    codings = jax.vmap(_coding)(book, problem.leaves, at, below, spare, sketches.exponent)
+    columns = zip(sketches.views, treatments, dtypes, strict=True)
+    return [
+        _leaf_codes(jax.tree.map(lambda x, i=i: x[i], codings), *column)
+        for i, column in enumerate(columns)
+    ]
+
+
+def _group_size(view: View, treatment: Treatment) -> int:
+    group = group_shape(view.weights.shape, treatment.granularity)
+    return 1 if group is None else math.prod(group)
+
+
+def _spare(waiting: jax.Array, bits: jax.Array, together: jax.Array, left: jax.Array) -> jax.Array:
+    """How many of each leaf's waiting weights the rest of the budget pays for, the first leaf's first. [leaves]
+
+    together: [leaves], how many can only be had as one.
+    """
+
+    def take(left: jax.Array, leaf: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        waiting, bits, together = leaf
+        afforded = (left // bits.astype(jnp.uint32)).astype(jnp.int32)
+        taken = jnp.minimum(waiting, afforded // together * together)
+        return left - (taken * bits).astype(jnp.uint32), taken
+
+    return lax.scan(take, left, (waiting, bits, together))[1]
+
+
+def _coding(
+    book: Book,
+    leaf: Leaf,
+    multiplier: jax.Array,
+    below: jax.Array,
+    spare: jax.Array,
+    exponent: jax.Array,
+) -> _Coding:
+    levels = book.levels
+    mine, theirs = (cells_at(book, m, leaf, ONE) for m in (multiplier, below))
+    of_slot, with_spare = (jnp.sum(c.counts, axis=0, dtype=jnp.int32) for c in (mine, theirs))
+    used = (levels != 0) & ((of_slot > 0) | ((with_spare > 0) & (spare > 0)))
+    code_of_slot = jnp.where(used, jnp.cumsum(used, dtype=jnp.int32), 0).astype(CODE_DTYPE)
+    codes = jnp.stack([code_of_slot[slots_of_bins(book, m, leaf)] for m in (multiplier, below)])
+    values = centroids(levels, mine, leaf, ONE) * unit_of(exponent)
+    values = jnp.sort(jnp.where(used, values, jnp.inf))[:-1]
+    codebook = jnp.concatenate(
+        [jnp.zeros(1, jnp.float32), jnp.where(jnp.isfinite(values), values, 0)]
+    )
+    bits = index_bits(jnp.sum(used, dtype=jnp.int32))
+    return _Coding(exponent, codes, spare, codebook, bits)
+
+
+def slots_of_bins(book: Book, multiplier: jax.Array, leaf: Leaf) -> jax.Array:
+    """The slot of each class and bin, as `place_of` counts them: [classes x (BINS + 1)] int32."""
+    border = borders_at(book, multiplier, leaf, ONE)
+
+    def of_class(border: jax.Array, mean: jax.Array) -> jax.Array:
+        return slot_of_bin(book.levels, border, mean)
+
+    return jax.vmap(of_class)(border, leaf.tails.mean).reshape(-1)
+
+
+def _leaf_codes(coding: _Coding, view: View, treatment: Treatment, dtype: str) -> Codes:
+    def with_spare() -> jax.Array:
+        row = _second_row(coding, view)
+
+        def look_up(w: jax.Array, coding: _Coding, kind: Any, row: jax.Array) -> jax.Array:
+            return coding.codes[row.astype(jnp.int32), place_of(w, coding.exponent, kind)]
+
+        return lying_like(view.weights, look_up)(view.weights, coding, view.kind, row)
+
+    def without() -> jax.Array:
+        def look_up(w: jax.Array, coding: _Coding, kind: Any) -> jax.Array:
+            return coding.codes[0][place_of(w, coding.exponent, kind)]
+
+        return lying_like(view.weights, look_up)(view.weights, coding, view.kind)
+
+    code = lax.cond(coding.spare > 0, with_spare, without)
+    codes = Codes(code, coding.codebook, coding.bits, dtype)
+    if treatment.scale == "leaf":
+        return codes
+    return dataclasses.replace(codes, scale=_best_scale(code, coding.codebook, view))
+
+
+def _second_row(coding: _Coding, view: View) -> jax.Array:
+    """Which weights are coded by the second row: of those that wait the first, or those of the best groups."""
+
+    def waits(w: jax.Array, coding: _Coding, kind: Any) -> jax.Array:
+        changes = (coding.codes[0] == 0) & (coding.codes[1] != 0)
+        return changes[place_of(w, coding.exponent, kind)]
+
+    waiting = lying_like(view.weights, waits)(view.weights, coding, view.kind)
+    if view.group_importance is None:
+        end = end_of_first(waiting, coding.spare)
+        return lying_like(view.weights, lambda w, end: is_before(w.shape, end))(view.weights, end)
+    bits = lax.bitcast_convert_type(view.group_importance, jnp.int32)
+    return waiting & (bits >= _least_of_best(bits, waiting, coding.spare))
+
+
+@replicated
+def _least_of_best(bits: jax.Array, waiting: jax.Array, spare: jax.Array) -> jax.Array:
+    """The lowest at which no more than `spare` wait. bits: [...] int32, at least 0."""
+
+    def halve(_: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = state
+        middle = low + (high - low + 1) // 2
+        fits = jnp.sum(waiting & (bits >= middle), dtype=jnp.int32) <= spare
+        return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
+
+    return lax.fori_loop(0, 31, halve, (jnp.int32(-1), jnp.int32(0x7F800000)))[1]
+
+
+@replicated
+def _best_scale(code: jax.Array, codebook: jax.Array, view: View) -> jax.Array:
+    """Of each output channel, by least squares; its norm where nothing is kept."""
+    return best_scale(codebook[code.astype(jnp.int32)], view)
+
+
+def best_scale(values: jax.Array, view: View) -> jax.Array:
+    """By what the values of each output channel are best multiplied. values: [...], in units of the view's norms."""
+    axes = tuple(range(values.ndim - 1))
+    above = jnp.sum(values * view.weights, axis=axes, keepdims=True)
+    below = jnp.sum(values**2, axis=axes, keepdims=True)
+    return view.norms * jnp.where(below > 0, above / jnp.where(below > 0, below, 1), 1)
