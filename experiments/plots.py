@@ -61,7 +61,10 @@ def draw_distortion(rows: list[dict[str, Any]], path: Path) -> None:
     for axes, checkpoint in zip(panels, checkpoints, strict=True):
         mine = [row for row in rows if row["checkpoint"] == checkpoint]
         ratios = [row["ratio"] for row in mine]
-        for label, key in (("alternating", "alternating_distortion"), ("joint", "joint_distortion")):
+        for label, key in (
+            ("alternating", "alternating_distortion"),
+            ("joint", "joint_distortion"),
+        ):
             axes.plot(ratios, [row[key] for row in mine], marker=".", label=label)
         axes.set(xscale="log", yscale="log", title=checkpoint, xlabel="ratio, paper metric")
     panels[0].set_ylabel("relative squared error")

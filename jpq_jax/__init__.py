@@ -5,6 +5,7 @@ params --sketch--> distortion tables --allocate--> bits, support --project--> Co
 
 from jpq_jax import artifact as artifact
 from jpq_jax.finalize import finalize as finalize
+from jpq_jax.fisher import diagonal_fisher as diagonal_fisher
 from jpq_jax.granularity import Block as Block
 from jpq_jax.granularity import Channels as Channels
 from jpq_jax.granularity import Element as Element
@@ -56,6 +57,7 @@ __all__ = [
     "artifact",
     "cluster_updates",
     "dequantize",
+    "diagonal_fisher",
     "finalize",
     "held",
     "joint",

@@ -119,7 +119,8 @@ def largest_of(importance: jax.Array, pattern: NofM) -> jax.Array:
     mine, other = jnp.expand_dims(apart, axis + 2), jnp.expand_dims(apart, axis + 1)
     place = jnp.arange(pattern.m)
     earlier = place[None, :] < place[:, None]
-    earlier = earlier.reshape(earlier.shape + (1,) * (importance.ndim - axis - 1))
+    after = importance.ndim - axis - 1
+    earlier = earlier.reshape((1,) * (axis + 1) + earlier.shape + (1,) * after)
     ahead = (other > mine) | ((other == mine) & earlier)
     rank = jnp.sum(ahead, axis=axis + 2, dtype=jnp.int32)
     return (rank < pattern.n).reshape(shape)

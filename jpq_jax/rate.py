@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+import math
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from jpq_jax.vocabulary import LEVELS, Codes, PyTree, is_codes, leaves_with_paths
 
-Metric = Literal["paper", "file"]
+Metric = Literal["paper", "coded", "file"]
 
 
 class LeafRate(NamedTuple):
@@ -23,7 +24,8 @@ class LeafRate(NamedTuple):
       values: b x nonzeros: the paper metric; 0 in a stored leaf, which the papers do not count.
       values_coded: ideal code length of which value each nonzero has.
       positions_coded: ideal code length of where the nonzeros are, each weight by itself.
-      codebook: 32 per value in use.
+      codebook: 32 per value in use, and per channel scale.
+      learning: half a log2 of the weights per value in use, what it takes to learn how frequent it is.
       stored: the leaf itself where it is stored as it is.
     """
 
@@ -36,7 +38,13 @@ class LeafRate(NamedTuple):
     values_coded: float
     positions_coded: float
     codebook: int
+    learning: float
     stored: int
+
+    @property
+    def coded(self) -> float:
+        """What `allocation.rates.CodedRate` counts; 0 in a stored leaf."""
+        return self.values_coded + self.positions_coded + self.codebook + self.learning
 
     @property
     def file(self) -> float:
@@ -58,16 +66,20 @@ def rate_bits(codes: PyTree, metric: Metric = "paper") -> float:
     Args:
       codes: a compressed tree of concrete arrays.
       metric: "paper", sum of b x nonzeros over the compressed leaves, as counted by Yang et al.,
-        CVPR 2020; or "file", what a file must hold of every leaf: values and positions at their order-0
+        CVPR 2020; "coded", ideal adaptive code length of the compressed leaves: sum over each leaf's codes, zero
+        among them, of n_c log2(n / n_c), and for each value in use 32 bits and (log2 n) / 2 (Rissanen, 1984), and 32
+        for each channel scale; or "file", what a file must hold of every leaf: values and positions at their order-0
         entropies, codebooks, and stored leaves in their own dtype. "file" leaves out names and headers.
 
     Raises:
       ValueError: if the metric is another.
     """
-    if metric not in ("paper", "file"):
-        raise ValueError(f"metric: got {metric!r}, expected 'paper' or 'file'")
+    if metric not in get_args(Metric):
+        raise ValueError(f"metric: got {metric!r}, expected one of {', '.join(get_args(Metric))}")
     rates = account(codes)
-    return sum(r.values for r in rates) if metric == "paper" else sum(r.file for r in rates)
+    if metric == "paper":
+        return sum(r.values for r in rates)
+    return sum(r.coded if metric == "coded" else r.file for r in rates)
 
 
 def paper_ratio(codes: PyTree) -> float:
@@ -85,7 +97,8 @@ def _entropy_bits(counts: np.ndarray) -> float:
 def _codes_rate(path: str, leaf: Codes) -> LeafRate:
     counts = np.bincount(np.asarray(leaf.code).ravel(), minlength=LEVELS)
     nonzeros = int(counts[1:].sum())
-    bits = int(leaf.bits)
+    bits, used = int(leaf.bits), int((counts[1:] > 0).sum())
+    scales = 0 if leaf.scale is None else leaf.scale.size
     return LeafRate(
         path=path,
         compressed=True,
@@ -95,7 +108,8 @@ def _codes_rate(path: str, leaf: Codes) -> LeafRate:
         values=bits * nonzeros,
         values_coded=_entropy_bits(counts[1:]),
         positions_coded=_entropy_bits(np.array([counts[0], nonzeros])),
-        codebook=32 * int((counts[1:] > 0).sum()),
+        codebook=32 * (used + scales),
+        learning=used * math.log2(max(leaf.size, 1)) / 2,
         stored=0,
     )
 
@@ -103,4 +117,4 @@ def _codes_rate(path: str, leaf: Codes) -> LeafRate:
 def _stored_rate(path: str, leaf: Any) -> LeafRate:
     width = 8 * np.dtype(leaf.dtype).itemsize
     size = int(np.size(leaf))
-    return LeafRate(path, False, size, size, width, 0, 0.0, 0.0, 0, width * size)
+    return LeafRate(path, False, size, size, width, 0, 0.0, 0.0, 0, 0.0, width * size)

@@ -42,6 +42,7 @@ def test_account_by_hand():
         "values_coded": 6.0,  # 1, 1 at 1 bit, 2 and 3 at 2 bits
         "positions_coded": 8.0,  # half are kept: 1 bit each
         "codebook": 96,
+        "learning": 4.5,
         "stored": 0,
     }
     assert kernel.file == 110

@@ -24,7 +24,6 @@ from jpq_jax.sketch.priced import (
     WIDTHS,
     Cells,
     Leaf,
-    Outcome,
     borders_of,
     cells,
     centroids,
@@ -35,6 +34,7 @@ from jpq_jax.sketch.priced import (
 from jpq_jax.vocabulary import LEVELS
 
 _MOST = np.float32(1e30)  # a price at which nothing is kept, and that can still be multiplied by 0
+_MULTIPLIER = np.float32(2.0**127)  # at which that price is reached
 _HALVINGS = 24  # of the multiplier's range in octaves
 _LOWEST = -64.0  # octaves below the largest weight's square
 _ITERATIONS = 12  # of Lloyd's algorithm at a multiplier, and again at the end
@@ -56,6 +56,21 @@ class Problem(NamedTuple):
     rate: Rate
 
 
+class Spent(NamedTuple):
+    """The borders themselves are kept: computed anew, in another place, they might round otherwise.
+
+    Attributes:
+      multiplier: [] float32, the smallest at which the budget holds.
+      at: [leaves, classes, 257] float32, the borders there, see `sketch.priced.borders`.
+      below: the same at the next multiplier below it, at which the budget does not hold; those of `at` where all that
+        helps is kept.
+    """
+
+    multiplier: jax.Array
+    at: jax.Array
+    below: jax.Array
+
+
 class Fit(NamedTuple):
     """One codebook for each leaf, and what is kept of the leaves.
 
@@ -63,15 +78,13 @@ class Fit(NamedTuple):
       levels: [leaves, 257] float32, ascending, in the leaves' own units; 0 is among them.
       bits: [leaves] int32 in 1..8.
       slot_bits: [leaves, 257] float32, what a weight of each level takes, a pruned one being free.
-      multiplier: [] float32, of the smallest at which the budget holds.
-      below: [] float32, the next below it, at which it does not; the same where all that helps is kept.
+      spent: how far the budget goes.
     """
 
     levels: jax.Array
     bits: jax.Array
     slot_bits: jax.Array
-    multiplier: jax.Array
-    below: jax.Array
+    spent: Spent
 
 
 class Start(NamedTuple):
@@ -154,12 +167,12 @@ def _lloyd(
     leaf: Leaf,
     rate: Rate,
     slots: tuple[int, ...],
-    iterations: jax.Array,
+    iterations: int | jax.Array,
 ) -> Book:
     """Iterations of one leaf's codebooks; each lowers error plus price, or leaves it as it is."""
 
     def step(_: int, state: Book) -> Book:
-        found = cells_at(state, multiplier, leaf, slots)
+        found = _cells_at(state, multiplier, leaf, rate, slots)
         levels = centroids(state.levels, found, leaf, slots)
         counts = jnp.sum(found.counts, axis=0, dtype=jnp.int32)
         return Book(levels, _slot_bits(levels, counts, bits, leaf, rate, slots))
@@ -178,19 +191,19 @@ def _slot_bits(
     return jnp.where(levels == 0, 0, rate.price(counts, bits, leaf.size, slots))
 
 
-def borders_at(state: Book, multiplier: jax.Array, leaf: Leaf, slots: tuple[int, ...]) -> jax.Array:
+def borders_at(
+    book: Book, multiplier: jax.Array, leaf: Leaf, rate: Rate, slots: tuple[int, ...]
+) -> jax.Array:
     """[classes, slots], of one leaf, at a multiplier in its own unit."""
-    price = jnp.minimum(multiplier * state.slot_bits, _MOST)
-    return borders_of(state.levels, price, leaf, slots)
+    price = jnp.minimum(multiplier * book.slot_bits, _MOST)
+    return borders_of(book.levels, price, leaf, slots, flat=rate.flat)
 
 
-def cells_at(state: Book, multiplier: jax.Array, leaf: Leaf, slots: tuple[int, ...]) -> Cells:
-    border = borders_at(state, multiplier, leaf, slots)
-    return cells(border, state.levels, leaf.tails, slots)
-
-
-def _outcome(state: Book, multiplier: jax.Array, leaf: Leaf, slots: tuple[int, ...]) -> Outcome:
-    return outcome(state.levels, cells_at(state, multiplier, leaf, slots), leaf, slots)
+def _cells_at(
+    book: Book, multiplier: jax.Array, leaf: Leaf, rate: Rate, slots: tuple[int, ...]
+) -> Cells:
+    border = borders_at(book, multiplier, leaf, rate, slots)
+    return cells(border, book.levels, leaf.tails, slots)
 
 
 def total(bits: jax.Array) -> jax.Array:
@@ -210,7 +223,8 @@ def _search(problem: Problem, start: Start) -> Candidates:
         first = jnp.where(levels == 0, 0, each(widths.astype(jnp.float32), ALL))
         state = Book(levels, jnp.where(cold, first, state.slot_bits))
         state = _lloyd(state, multiplier, widths, leaf, rate, ALL, iterations)
-        counts, gain = _outcome(state, multiplier, leaf, ALL)
+        mine = _cells_at(state, multiplier, leaf, rate, ALL)
+        counts, gain = outcome(state.levels, mine, leaf, ALL)
         bits = rate.of_leaf(counts, widths, leaf.size, ALL)
         best = jnp.argmin(jnp.minimum(multiplier * bits.astype(jnp.float32), _MOST) - gain)
         return state, (best + 1).astype(jnp.int32), bits[best]
@@ -243,25 +257,30 @@ def _settle(problem: Problem, side: Candidates, rounds: jax.Array) -> Fit:
     """At fixed bit-widths: values and multiplier in turn, the multiplier so that the budget is spent."""
     bits = side.bits
 
-    def once(i: jax.Array, state: tuple) -> tuple:
-        state, _ = state
-        multipliers = spend(problem, *state, bits)
+    def once(i: jax.Array, state: tuple[Book, Spent]) -> tuple[Book, Spent]:
+        book, _ = state
+        spent = spend(problem, book, bits)
+        multiplier = own(spent.multiplier, problem.scale)
         iterations = jnp.where(i < rounds, _ITERATIONS // _ROUNDS, 0)  # the last round only spends
 
-        def improved(state: Book, multiplier: jax.Array, bits: jax.Array, leaf: Leaf) -> Book:
-            return _lloyd(state, multiplier, bits[None], leaf, problem.rate, ONE, iterations)
+        def improved(book: Book, multiplier: jax.Array, bits: jax.Array, leaf: Leaf) -> Book:
+            return _lloyd(book, multiplier, bits[None], leaf, problem.rate, ONE, iterations)
 
-        improved_state = jax.vmap(improved)(
-            state, own(multipliers[0], problem.scale), bits, problem.leaves
-        )
-        return improved_state, multipliers
+        return jax.vmap(improved)(book, multiplier, bits, problem.leaves), spent
 
-    levels, slot_bits = (
-        jax.vmap(_codebook)(part, side.levels, bits) for part in (side.levels, side.slot_bits)
+    book = Book(
+        *(jax.vmap(_codebook)(part, side.levels, bits) for part in (side.levels, side.slot_bits))
     )
-    start = Book(levels, slot_bits), (jnp.float32(0), jnp.float32(0))
-    state, multipliers = lax.fori_loop(0, rounds + 1, once, start)
-    return Fit(state.levels, bits, state.slot_bits, *multipliers)
+    start = book, _nothing(book, problem)
+    book, spent = lax.fori_loop(0, rounds + 1, once, start)
+    return Fit(book.levels, bits, book.slot_bits, spent)
+
+
+def _nothing(book: Book, problem: Problem) -> Spent:
+    """Borders between which every weight lies. book: [leaves, 257]."""
+    outside = jnp.where(book.levels < 0, -jnp.inf, jnp.inf).astype(jnp.float32)[:, None, :]
+    border = jnp.broadcast_to(outside, (*problem.leaves.cost.shape, outside.shape[-1]))
+    return Spent(_MULTIPLIER, border, border)
 
 
 def _codebook(slots: jax.Array, levels: jax.Array, bits: jax.Array) -> jax.Array:
@@ -274,50 +293,51 @@ def _codebook(slots: jax.Array, levels: jax.Array, bits: jax.Array) -> jax.Array
     return jnp.where(mine, slots[place], 0)[order]
 
 
-def spend(
-    problem: Problem, levels: jax.Array, slot_bits: jax.Array, bits: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The smallest multiplier found at which the budget holds, and the float32 below it; both 0 if 0 does.
+def spend(problem: Problem, book: Book, bits: jax.Array) -> Spent:
+    """Bisects the multiplier. book: [leaves, 257]."""
 
-    levels, slot_bits: [leaves, 257].
-    """
+    def split(multiplier: jax.Array) -> jax.Array:
+        multiplier = own(lax.bitcast_convert_type(multiplier, jnp.float32), problem.scale)
 
-    def fits(multiplier: jax.Array) -> jax.Array:
-        return total(taken(problem, levels, slot_bits, bits, multiplier)) <= problem.limit
+        def of_leaf(book: Book, multiplier: jax.Array, leaf: Leaf) -> jax.Array:
+            return borders_at(book, multiplier, leaf, problem.rate, ONE)
 
-    def halve(_: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = state
+        return lax.optimization_barrier(jax.vmap(of_leaf)(book, multiplier, problem.leaves))
+
+    def halve(_: int, state: tuple) -> tuple:
+        low, high, at, below = state
         middle = low + (high - low + 1) // 2  # never low, which may be no number
-        holds = fits(lax.bitcast_convert_type(middle, jnp.float32))
-        return jnp.where(holds, low, middle), jnp.where(holds, middle, high)
+        border = split(middle)
+        holds = total(taken(problem, book, bits, border)) <= problem.limit
+        return (
+            jnp.where(holds, low, middle),
+            jnp.where(holds, middle, high),
+            jnp.where(holds, border, at),
+            jnp.where(holds, below, border),
+        )
 
-    # The bit patterns of non-negative floats are in the order of their values; at 2**127 nothing is kept.
-    low, high = lax.fori_loop(0, 31, halve, (jnp.int32(-1), jnp.int32(0x7F000000)))
-    low = jnp.maximum(low, 0)
-    return lax.bitcast_convert_type(high, jnp.float32), lax.bitcast_convert_type(low, jnp.float32)
+    # The bit patterns of non-negative floats are in the order of their values.
+    most = lax.bitcast_convert_type(_MULTIPLIER, jnp.int32)
+    start = (jnp.int32(-1), most, *_nothing(book, problem)[1:])
+    low, high, at, below = lax.fori_loop(0, 31, halve, start)
+    multiplier = lax.bitcast_convert_type(high, jnp.float32)
+    return Spent(multiplier, at, jnp.where(low < 0, at, below))
 
 
-def taken(
-    problem: Problem,
-    levels: jax.Array,
-    slot_bits: jax.Array,
-    bits: jax.Array,
-    multiplier: jax.Array,
-) -> jax.Array:
-    """[leaves], bits at a multiplier."""
+def taken(problem: Problem, book: Book, bits: jax.Array, border: jax.Array) -> jax.Array:
+    """[leaves], bits at these borders. book: [leaves, 257]."""
 
-    def of_leaf(state: Book, multiplier: jax.Array, bits: jax.Array, leaf: Leaf) -> jax.Array:
-        counts = _outcome(state, multiplier, leaf, ONE).counts
+    def of_leaf(levels: jax.Array, border: jax.Array, bits: jax.Array, leaf: Leaf) -> jax.Array:
+        mine = cells(border, levels, leaf.tails, ONE)
+        counts = jnp.sum(mine.counts, axis=0, dtype=jnp.int32)
         return problem.rate.of_leaf(counts, bits[None], leaf.size, ONE)[0]
 
-    state = Book(levels, slot_bits)
-    return jax.vmap(of_leaf)(state, own(multiplier, problem.scale), bits, problem.leaves)
+    return jax.vmap(of_leaf)(book.levels, border, bits, problem.leaves)
 
 
 def _total_gain(problem: Problem, fit: Fit) -> jax.Array:
-    def of_leaf(state: Book, multiplier: jax.Array, leaf: Leaf) -> jax.Array:
-        return _outcome(state, multiplier, leaf, ONE).gain[0]
+    def of_leaf(levels: jax.Array, border: jax.Array, leaf: Leaf) -> jax.Array:
+        return outcome(levels, cells(border, levels, leaf.tails, ONE), leaf, ONE).gain[0]
 
-    state = Book(fit.levels, fit.slot_bits)
-    gains = jax.vmap(of_leaf)(state, own(fit.multiplier, problem.scale), problem.leaves)
+    gains = jax.vmap(of_leaf)(fit.levels, fit.spent.at, problem.leaves)
     return jnp.sum(gains * problem.scale)

@@ -7,11 +7,14 @@ from typing import Literal, Protocol, get_args
 import jax
 import jax.numpy as jnp
 
-from jpq_jax.sketch.priced import each, parts
+from jpq_jax.sketch.priced import each, summed
 
 RateName = Literal["paper", "coded"]
 RATES = get_args(RateName)
 VALUE_BITS = 32  # of a value in a codebook
+_LEAST = (
+    2.0**-6
+)  # bits of a frequent value: with a price, however small, a large multiplier prunes everything
 
 
 class Rate(Protocol):
@@ -19,7 +22,12 @@ class Rate(Protocol):
 
     counts: [slots] int32, weights of each slot; 0 in zero slots.
     bits: [codebooks] int32, the codebooks' widths.
+
+    Attributes:
+      flat: whether all values of a codebook have one price.
     """
+
+    flat: bool
 
     def price(
         self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
@@ -37,6 +45,8 @@ class Rate(Protocol):
 class PaperRate:
     """b x nonzeros, as counted by Yang et al., CVPR 2020."""
 
+    flat = True
+
     def price(
         self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
     ) -> jax.Array:
@@ -47,8 +57,7 @@ class PaperRate:
         self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
     ) -> jax.Array:
         del size
-        nonzeros = jnp.stack([jnp.sum(part, dtype=jnp.int32) for part in parts(counts, slots)])
-        return bits.astype(jnp.uint32) * nonzeros.astype(jnp.uint32)
+        return bits.astype(jnp.uint32) * summed(counts, slots).astype(jnp.uint32)
 
 
 class CodedRate:
@@ -58,28 +67,27 @@ class CodedRate:
     it takes to learn how frequent it is (Rissanen, 1984).
     """
 
+    flat = False
+
     def price(
         self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
     ) -> jax.Array:
         del bits
-        zeros = size - jnp.stack([jnp.sum(part, dtype=jnp.int32) for part in parts(counts, slots)])
-        return jnp.log2((each(zeros, slots) + 1).astype(jnp.float32)) - jnp.log2(
-            (counts + 1).astype(jnp.float32)
+        zeros = size - summed(counts, slots)
+        of_zero, of_slot = (
+            jnp.log2((number + 1).astype(jnp.float32)) for number in (each(zeros, slots), counts)
         )
+        return jnp.maximum(of_zero - of_slot, _LEAST)
 
     def of_leaf(
         self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
     ) -> jax.Array:
         del bits
         number = jnp.maximum(jnp.asarray(size, jnp.float32), 1)
-
-        def length(count: jax.Array) -> jax.Array:
-            zeros = size - jnp.sum(count, dtype=jnp.int32)
-            used = jnp.sum(count > 0, dtype=jnp.int32).astype(jnp.float32)
-            code = _code_length(zeros, number) + jnp.sum(_code_length(count, number))
-            return code + used * (VALUE_BITS + jnp.log2(number) / 2)
-
-        return jnp.stack([length(part) for part in parts(counts, slots)])
+        zeros = size - summed(counts, slots)
+        used = summed((counts > 0).astype(jnp.float32), slots)
+        code = _code_length(zeros, number) + summed(_code_length(counts, number), slots)
+        return code + used * (VALUE_BITS + jnp.log2(number) / 2)
 
 
 def _code_length(count: jax.Array, number: jax.Array) -> jax.Array:

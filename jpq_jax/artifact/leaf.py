@@ -30,7 +30,8 @@ def pack(path: Path, leaf: Any) -> tuple[Record, bytes]:
     if is_codes(leaf):
         _check_dtype(path, leaf)
         payload, bits = _pack_codes(leaf), int(leaf.bits)
-        return Record(path, tuple(leaf.shape), leaf.dtype, bits, len(payload)), payload
+        scale = None if leaf.scale is None else tuple(leaf.scale.shape)
+        return Record(path, tuple(leaf.shape), leaf.dtype, bits, len(payload), scale), payload
     array = _stored_array(path, leaf)
     return Record(path, array.shape, array.dtype.name, None, array.nbytes), array.tobytes()
 
@@ -88,10 +89,12 @@ def _pack_codes(leaf: Codes) -> bytes:
     table = coder.frequency_table(code)
     words = coder.encode(code, table)
     counts = np.array([values.size, table.size], _COUNTS)
+    scale = np.zeros(0) if leaf.scale is None else np.asarray(leaf.scale)
     return b"".join(
         [
             counts.tobytes(),
             values.astype(_VALUE).tobytes(),
+            scale.astype(_VALUE).tobytes(),
             _pack_frequencies(table),
             words.astype(_WORD).tobytes(),
         ]
@@ -105,6 +108,9 @@ def _unpack_codes(record: Record, bits: int, payload: bytes) -> Codes:
         raise ValueError(f"{values} values and {symbols} codes, expected up to {LEVELS - 1} values")
     codebook = np.zeros(LEVELS, np.float32)
     codebook[1 : 1 + values] = reader.take(values, _VALUE)
+    scale = None
+    if record.scale is not None:
+        scale = jnp.asarray(reader.take(math.prod(record.scale), _VALUE).reshape(record.scale))
     table = _read_frequencies(reader, symbols)
     words = reader.take(reader.left // _WORD.itemsize, _WORD)
     if reader.left:
@@ -115,6 +121,7 @@ def _unpack_codes(record: Record, bits: int, payload: bytes) -> Codes:
         codebook=jnp.asarray(codebook),
         bits=jnp.asarray(bits, jnp.int32),
         dtype=record.dtype,
+        scale=scale,
     )
 
 

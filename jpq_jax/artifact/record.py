@@ -36,6 +36,7 @@ class Record(NamedTuple):
       dtype: one of `DTYPES`, the leaf's own.
       bits: 1 to 8 for compressed leaves, None for stored arrays.
       nbytes: what the leaf takes of the payload.
+      scale: the shape of a compressed leaf's scale, None without one.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Record(NamedTuple):
     dtype: str
     bits: int | None
     nbytes: int
+    scale: tuple[int, ...] | None = None
 
 
 def path_name(path: Path) -> str:
@@ -52,9 +54,10 @@ def path_name(path: Path) -> str:
 
 
 def to_json(record: Record) -> list[Any]:
-    """[path, shape, dtype, nbytes], and the bits of a compressed leaf as a fifth."""
+    """[path, shape, dtype, nbytes], the bits of a compressed leaf as a fifth, and the shape of its scale as a sixth."""
     bits = () if record.bits is None else (record.bits,)
-    return [record.path, record.shape, record.dtype, record.nbytes, *bits]
+    scale = () if record.scale is None else (record.scale,)
+    return [record.path, record.shape, record.dtype, record.nbytes, *bits, *scale]
 
 
 def from_json(fields: Any) -> Record:
@@ -63,16 +66,21 @@ def from_json(fields: Any) -> Record:
     Raises:
       ValueError: if they are not what `to_json` gives for some record.
     """
-    _expect(isinstance(fields, list) and len(fields) in (4, 5), fields, "a list of 4 or 5 fields")
+    _expect(isinstance(fields, list) and 4 <= len(fields) <= 6, fields, "a list of 4 to 6 fields")
     path, shape, dtype, nbytes, *rest = fields
     _expect(isinstance(path, list) and len(path) <= MAX_DEPTH, path, f"up to {MAX_DEPTH} steps")
     _expect(isinstance(shape, list) and len(shape) <= MAX_DIMS, shape, f"up to {MAX_DIMS} dims")
     _expect(all(map(_is_size, shape)), shape, "dims >= 0")
     _expect(isinstance(dtype, str) and dtype in DTYPES, dtype, "a known dtype")
     _expect(_is_size(nbytes), nbytes, "a number of bytes")
-    [bits] = rest or [None]
+    bits, scale, *_ = [*rest, None, None]
     _expect(not rest or (_is_size(bits) and 1 <= bits <= MAX_BITS), rest, f"1 to {MAX_BITS} bits")
-    return Record(tuple(map(_entry_from_json, path)), tuple(shape), dtype, bits, nbytes)
+    if len(rest) == 2:
+        fits = isinstance(scale, list) and len(scale) == len(shape)
+        fits = fits and all(part in (1, dim) for part, dim in zip(scale, shape, strict=True))
+        _expect(fits, scale, "the shape of a scale that broadcasts to the leaf's")
+        scale = tuple(map(int, scale))
+    return Record(tuple(map(_entry_from_json, path)), tuple(shape), dtype, bits, nbytes, scale)
 
 
 def check_elements(records: Iterable[Record], file_bytes: int) -> None:

@@ -11,16 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jpq_jax.allocation.lagrangian import (
-    Book,
-    Fit,
-    Problem,
-    borders_at,
-    cells_at,
-    own,
-    taken,
-    total,
-)
+from jpq_jax.allocation.lagrangian import Book, Fit, Problem, taken, total
 from jpq_jax.granularity import group_shape
 from jpq_jax.projection.published import index_bits
 from jpq_jax.projection.row_major import end_of_first, is_before
@@ -28,7 +19,7 @@ from jpq_jax.projection.sketching import Sketched
 from jpq_jax.projection.view import View
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.logarithmic import place_of, unit_of
-from jpq_jax.sketch.priced import ONE, Leaf, centroids, slot_of_bin
+from jpq_jax.sketch.priced import ONE, Leaf, cells, centroids, slot_of_bin
 from jpq_jax.vocabulary import CODE_DTYPE, Codes, Treatment
 
 
@@ -58,9 +49,8 @@ def codes_by(
     dtypes: Sequence[str],
 ) -> list[Codes]:
     """Codes of the weights by a fit of their own sketches, exact in the budget."""
-    kept, more = (
-        taken(problem, fit.levels, fit.slot_bits, fit.bits, m) for m in (fit.multiplier, fit.below)
-    )
+    book, spent = Book(fit.levels, fit.slot_bits), fit.spent
+    kept, more = (taken(problem, book, fit.bits, border) for border in (spent.at, spent.below))
     together = jnp.array(
         [_group_size(*pair) for pair in zip(sketches.views, treatments, strict=True)]
     )
@@ -68,9 +58,8 @@ def codes_by(
     if jnp.issubdtype(problem.limit.dtype, jnp.integer):  # else the price of one more is not known
         waiting = (more - kept).astype(jnp.int32) // fit.bits
         spare = _spare(waiting, fit.bits, together, problem.limit - total(kept))
-    book = Book(fit.levels, fit.slot_bits)
-    at, below = (own(m, problem.scale) for m in (fit.multiplier, fit.below))
-    codings = jax.vmap(_coding)(book, problem.leaves, at, below, spare, sketches.exponent)
+    borders = jnp.stack([spent.at, spent.below], axis=1)
+    codings = jax.vmap(_coding)(fit.levels, problem.leaves, borders, spare, sketches.exponent)
     columns = zip(sketches.views, treatments, dtypes, strict=True)
     return [
         _leaf_codes(jax.tree.map(lambda x, i=i: x[i], codings), *column)
@@ -99,19 +88,14 @@ def _spare(waiting: jax.Array, bits: jax.Array, together: jax.Array, left: jax.A
 
 
 def _coding(
-    book: Book,
-    leaf: Leaf,
-    multiplier: jax.Array,
-    below: jax.Array,
-    spare: jax.Array,
-    exponent: jax.Array,
+    levels: jax.Array, leaf: Leaf, borders: jax.Array, spare: jax.Array, exponent: jax.Array
 ) -> _Coding:
-    levels = book.levels
-    mine, theirs = (cells_at(book, m, leaf, ONE) for m in (multiplier, below))
+    """borders: [2, classes, 257]."""
+    mine, theirs = (cells(border, levels, leaf.tails, ONE) for border in borders)
     of_slot, with_spare = (jnp.sum(c.counts, axis=0, dtype=jnp.int32) for c in (mine, theirs))
     used = (levels != 0) & ((of_slot > 0) | ((with_spare > 0) & (spare > 0)))
     code_of_slot = jnp.where(used, jnp.cumsum(used, dtype=jnp.int32), 0).astype(CODE_DTYPE)
-    codes = jnp.stack([code_of_slot[slots_of_bins(book, m, leaf)] for m in (multiplier, below)])
+    codes = jnp.stack([code_of_slot[slots_of_bins(levels, border, leaf)] for border in borders])
     values = centroids(levels, mine, leaf, ONE) * unit_of(exponent)
     values = jnp.sort(jnp.where(used, values, jnp.inf))[:-1]
     codebook = jnp.concatenate(
@@ -121,12 +105,14 @@ def _coding(
     return _Coding(exponent, codes, spare, codebook, bits)
 
 
-def slots_of_bins(book: Book, multiplier: jax.Array, leaf: Leaf) -> jax.Array:
-    """The slot of each class and bin, as `place_of` counts them: [classes x (BINS + 1)] int32."""
-    border = borders_at(book, multiplier, leaf, ONE)
+def slots_of_bins(levels: jax.Array, border: jax.Array, leaf: Leaf) -> jax.Array:
+    """The slot of each class and bin, as `place_of` counts them: [classes x (BINS + 1)] int32.
+
+    border: [classes, 257].
+    """
 
     def of_class(border: jax.Array, mean: jax.Array) -> jax.Array:
-        return slot_of_bin(book.levels, border, mean)
+        return slot_of_bin(levels, border, mean)
 
     return jax.vmap(of_class)(border, leaf.tails.mean).reshape(-1)
 

@@ -20,9 +20,7 @@ from jpq_jax.allocation.lagrangian import (
     Problem,
     Start,
     allocate,
-    cells_at,
     cold_start,
-    own,
     spend,
     total,
 )
@@ -35,7 +33,7 @@ from jpq_jax.projection.view import Reference, View, has_classes, view_of
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.classes import CLASSES
 from jpq_jax.sketch.logarithmic import BINS, place_of, unit_of
-from jpq_jax.sketch.priced import ALL, ONE, Leaf, Outcome, centroids, outcome
+from jpq_jax.sketch.priced import ALL, ONE, Leaf, Outcome, cells, centroids, outcome
 from jpq_jax.vocabulary import (
     LEVELS,
     Budget,
@@ -74,7 +72,7 @@ def project(
         the values: see `rate_bits`.
       curvature: h, like `params` or with `None` for leaves that are not compressed: what an error of each weight
         costs, at least 0. Adam's second moment, `optax.tree.get(state, "nu")`, or `diagonal_fisher`. It is rounded to
-        half octaves, and what is 2**-16 of the largest of its leaf or less counts as that. 1 if None.
+        half octaves, and what is 2**-8 of the largest of its leaf or less counts as that. 1 if None.
       plan: which leaves to compress and how: what `plan_leaves` gives, or takes as `where`.
 
     Returns:
@@ -223,8 +221,7 @@ class JointPlan(NamedTuple):
         levels = self.joint_codebook / unit_of(sketches.exponent)[:, None]
         bits, slot_bits = self.joint_leaf_bits, self.joint_codebook_bits
         problem = setting.problem(sketches, self.joint_limit)
-        spent = spend(problem, levels, slot_bits, bits)
-        fit = Fit(levels, bits, slot_bits, *spent)
+        fit = Fit(levels, bits, slot_bits, spend(problem, Book(levels, slot_bits), bits))
         return codes_by(fit, problem, sketches, setting.treatments, dtypes)
 
 
@@ -309,10 +306,10 @@ class _Coded(NamedTuple):
     reached: Outcome
 
 
-def _coded(book: Book, multiplier: jax.Array, leaf: Leaf) -> _Coded:
-    mine = cells_at(book, multiplier, leaf, ONE)
-    codebook = centroids(book.levels, mine, leaf, ONE)
-    values = codebook[slots_of_bins(book, multiplier, leaf)]
+def _coded(levels: jax.Array, border: jax.Array, leaf: Leaf) -> _Coded:
+    mine = cells(border, levels, leaf.tails, ONE)
+    codebook = centroids(levels, mine, leaf, ONE)
+    values = codebook[slots_of_bins(levels, border, leaf)]
     return _Coded(codebook, values, outcome(codebook, mine, leaf, ONE))
 
 
@@ -320,8 +317,7 @@ def _plan_by(
     fit: Fit, candidates: Candidates, problem: Problem, sketches: Sketched, before: JointPlan
 ) -> JointPlan:
     unit = unit_of(sketches.exponent)
-    multiplier = own(fit.multiplier, problem.scale)
-    coded = jax.vmap(_coded)(Book(fit.levels, fit.slot_bits), multiplier, problem.leaves)
+    coded = jax.vmap(_coded)(fit.levels, fit.spent.at, problem.leaves)
     values = coded.values * unit[:, None]
     counts = coded.reached.counts
 
@@ -331,7 +327,7 @@ def _plan_by(
     used = total(jax.vmap(rate_of)(counts, fit.bits, problem.leaves.size))
     squares = jnp.sum(jax.vmap(_squares)(problem.leaves) * problem.scale)
     return before._replace(
-        joint_multiplier=fit.multiplier,
+        joint_multiplier=fit.spent.multiplier,
         joint_levels=candidates.levels * unit[:, None],
         joint_slot_bits=candidates.slot_bits,
         joint_codebook=coded.codebook * unit[:, None],

@@ -21,10 +21,9 @@ def end_of_first(chosen: jax.Array, number: jax.Array) -> jax.Array:
         others = tuple(range(1, chosen.ndim))
         before = jnp.cumsum(jnp.sum(chosen, axis=others, dtype=jnp.int32))
         # In a row that is whole already the place is its beginning, in the last axis the entry after.
-        row = jnp.searchsorted(before, left, side="left")
-        row = jnp.minimum(row, chosen.shape[0] - 1)
+        row = jnp.minimum(jnp.sum(before < left, dtype=jnp.int32), chosen.shape[0] - 1)
         left = left - jnp.where(row > 0, before[row - 1], 0)
-        place.append(row.astype(jnp.int32))
+        place.append(row)
         chosen = lax.dynamic_index_in_dim(chosen, row, 0, keepdims=False)
     place[-1] = place[-1] + 1
     return jnp.stack(place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,40 +57,43 @@ def sketched(
     norms: Sequence[jax.Array] | None = None,
 ) -> Sketched:
     """weights: float32. norms: those of an earlier sketch, to be kept to."""
-    views, references, parts, scales, exponents = [], [], [], [], []
+    views, references, sketches, costs, octaves = [], [], [], [], []
     norms = norms or [norms_of(w, t) for w, t in zip(weights, treatments, strict=True)]
     is_classed = any(has_classes(t, curvature is not None) for t in treatments)
     for i, (w, treatment) in enumerate(zip(weights, treatments, strict=True)):
-        costs = curvature_of(curvature, i)
-        reference = reference_of(w, treatment, norms[i], costs)
-        view = view_of(w, treatment, norms[i], costs, reference)
+        curved = curvature_of(curvature, i)
+        reference = reference_of(w, treatment, norms[i], curved)
+        view = view_of(w, treatment, norms[i], curved, reference)
         sketch = log_sketch(view.weights, view.kind)
         if is_classed and view.kind is None:
             sketch = _with_empty_classes(sketch)
-        cost, scale = _cost_and_scale(sketch, treatment, costs, reference)
-        leaf = Leaf(
-            tails_of(sketch),
-            jnp.int32(w.size),
-            cost,
-            jnp.asarray(has_groups(treatment)) if any(map(has_groups, treatments)) else None,
-            _is_uniform(treatment) if any(t.grid == "uniform" for t in treatments) else None,
-        )
+        cost, octave = _cost(sketch, treatment, curved, reference)
         views.append(view)
         references.append(reference)
-        parts.append(leaf)
-        scales.append(scale)
-        exponents.append(sketch.exponent)
-    leaves, reference = (
-        jax.tree.map(lambda *each: jnp.stack(each), *part) for part in (parts, references)
+        sketches.append(sketch)
+        costs.append(cost)
+        octaves.append(octave)
+    sketch = _stacked(sketches)
+    leaves = Leaf(
+        tails=jax.vmap(tails_of)(sketch, jnp.stack(costs)),
+        size=jnp.array([w.size for w in weights], jnp.int32),
+        cost=jnp.stack(costs),
+        whole=_flags([has_groups(t) for t in treatments]),
+        uniform=_flags([t.grid == "uniform" for t in treatments]),
     )
-    octaves = jnp.stack(scales)
-    heaviest = jnp.max(octaves)
-    relative = jnp.exp2(jnp.maximum(octaves - heaviest, -126).astype(jnp.float32))
-    return Sketched(views, reference, jnp.stack(exponents), leaves, relative, heaviest)
+    heaviest = jnp.max(jnp.stack(octaves))
+    relative = jnp.maximum(jnp.stack(octaves) - heaviest, -126).astype(jnp.float32)
+    return Sketched(
+        views, _stacked(references), sketch.exponent, leaves, jnp.exp2(relative), heaviest
+    )
 
 
-def _is_uniform(treatment: Treatment) -> jax.Array:
-    return jnp.asarray(treatment.grid == "uniform")
+def _stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *each: jnp.stack(each), *trees)
+
+
+def _flags(of_leaves: list[bool]) -> jax.Array | None:
+    return jnp.array(of_leaves) if any(of_leaves) else None
 
 
 def _with_empty_classes(sketch: LogSketch) -> LogSketch:
@@ -99,7 +102,7 @@ def _with_empty_classes(sketch: LogSketch) -> LogSketch:
     return sketch._replace(counts=counts, mean=jnp.concatenate([sketch.mean, empty]))
 
 
-def _cost_and_scale(
+def _cost(
     sketch: LogSketch, treatment: Treatment, curvature: jax.Array | None, reference: Reference
 ) -> tuple[jax.Array, jax.Array]:
     """[classes] float32, what a squared error in the view's unit costs; and what it is relative to: [] int32, in octaves."""

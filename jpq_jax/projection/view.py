@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jpq_jax.granularity import Block, Channels, NofM, group_mean, group_shape, largest_of, of_group
 from jpq_jax.sharding import lying_like, replicated
@@ -49,7 +50,8 @@ def _norms(w: jax.Array) -> jax.Array:
     axes = tuple(range(w.ndim - 1))
     largest = jnp.max(jnp.abs(w), axis=axes, keepdims=True, initial=0)
     unit = jnp.where(largest > 0, largest, 1)
-    return unit * jnp.sqrt(jnp.mean((w / unit) ** 2, axis=axes, keepdims=True)) + (largest == 0)
+    norms = unit * jnp.sqrt(jnp.mean((w / unit) ** 2, axis=axes, keepdims=True))
+    return jnp.where(largest > 0, norms, 1)
 
 
 class Reference(NamedTuple):
@@ -113,7 +115,11 @@ def view_of(
     weights = w if treatment.scale == "leaf" else w / norms
     if isinstance(treatment.granularity, NofM):
         weights = jnp.where(_chosen(w, treatment.granularity, curvature), weights, 0)
-    return View(weights, norms, kind, importance if has_groups(treatment) else None)
+    view = View(weights, norms, kind, importance if has_groups(treatment) else None)
+    if kind is None:
+        return view
+    # Computed once: where they are used again, in another place, they might round otherwise.
+    return View(*(None if x is None else lax.optimization_barrier(x) for x in view))
 
 
 def _chosen(w: jax.Array, pattern: NofM, curvature: jax.Array | None) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-CLASSES = 32
+CLASSES = 16
 _REST = 22  # mantissa bits that a class does not look at: [1, 1.5) and [1.5, 2) are apart
 
 

@@ -57,13 +57,26 @@ def bin_of(w: jax.Array, exponent: jax.Array) -> jax.Array:
     return jnp.where(step < 0, BINS, place)
 
 
-def edge_index(magnitude: jax.Array, mean: jax.Array) -> jax.Array:
-    """How many of a side's bins, whose mean is [SIDE], lie below each magnitude, in units of `unit`: 0 to SIDE."""
-    bits = lax.bitcast_convert_type(magnitude.astype(jnp.float32), jnp.int32)
-    step = (bits >> _REST) - ((127 - (OCTAVES - 1)) << (23 - _REST))
+def edge_index(magnitude: jax.Array, side: jax.Array, mean: jax.Array) -> jax.Array:
+    """How many bins of its side lie below each magnitude: 0 to SIDE.
+
+    magnitude: float32, in units of `unit`. side: int32, 0 or 1. mean: [2, SIDE], of the bins.
+    """
+    step = _steps(magnitude)
     place = jnp.clip(step, 0, SIDE - 1)
-    below = jnp.where(mean[place] < magnitude, place + 1, place)
+    of_bin = mean.at[side, place].get(mode="promise_in_bounds")
+    below = jnp.where(of_bin < magnitude, place + 1, place)
     return jnp.where(step < 0, 0, jnp.where(step >= SIDE, SIDE, below))
+
+
+def bin_holding(magnitude: jax.Array) -> jax.Array:
+    """The bin of a side that each magnitude lies in, in units of `unit`, or the one next to it."""
+    return jnp.clip(_steps(magnitude), 0, SIDE - 1)
+
+
+def _steps(magnitude: jax.Array) -> jax.Array:
+    bits = lax.bitcast_convert_type(magnitude.astype(jnp.float32), jnp.int32)
+    return (bits >> _REST) - ((127 - (OCTAVES - 1)) << (23 - _REST))
 
 
 def edges() -> jax.Array:

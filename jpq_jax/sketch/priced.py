@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jpq_jax.sketch.logarithmic import SIDE, LogSketch, edge_index, edges
+from jpq_jax.sketch.logarithmic import SIDE, LogSketch, bin_holding, edge_index, edges
 from jpq_jax.vocabulary import LEVELS, MAX_BITS
 
 WIDTHS = np.arange(1, MAX_BITS + 1, dtype=np.int32)
@@ -30,7 +30,7 @@ class Tails(NamedTuple):
       counts: [classes, 2, SIDE + 1] int32, how many.
       total: [classes, 2, SIDE + 1] float32, sum of their magnitudes, in the sketch's unit.
       mean: [classes, 2, SIDE] float32, of the bins.
-      spread: [2, SIDE + 1] float32, integral of the cube root of their density, by which values are placed first.
+      spread: [2, SIDE + 1] float32, integral of the cube root of their density times cost, by which values are placed first.
       middle: [2, SIDE] float32, mean of the bins over all classes.
     """
 
@@ -72,7 +72,9 @@ class Cells(NamedTuple):
     total: jax.Array
 
 
-def tails_of(sketch: LogSketch) -> Tails:
+def tails_of(sketch: LogSketch, cost: jax.Array) -> Tails:
+    """cost: [classes], of an error."""
+
     # Summed from the outside in: the few large weights must not drown in the sum of the many small ones.
     def from_outside(x: jax.Array) -> jax.Array:
         sums = jnp.cumsum(x[..., ::-1], axis=-1, dtype=x.dtype)[..., ::-1]
@@ -85,13 +87,14 @@ def tails_of(sketch: LogSketch) -> Tails:
         of_all > 0, jnp.sum(total, axis=0) / jnp.maximum(of_all, 1), edges()[:-1][None]
     )
     # Of weights far apart, what counts is not how wide their bins are, but how far it is to the next.
+    weight = jnp.sum(counts * cost[:, None, None], axis=0)
     so_far = lax.cummax(jnp.where(of_all > 0, middle, 0), axis=1)
     gap = middle - jnp.pad(so_far[:, :-1], ((0, 0), (1, 0)))
     return Tails(
         counts=from_outside(sketch.counts),
         total=from_outside(total),
         mean=sketch.mean,
-        spread=from_outside(jnp.cbrt(of_all * gap**2)),
+        spread=from_outside(jnp.cbrt(weight * gap**2)),
         middle=middle,
     )
 
@@ -104,14 +107,25 @@ def _is_last(slots: tuple[int, ...]) -> np.ndarray:
     return np.isin(np.arange(sum(slots)) + 1, np.cumsum(slots))
 
 
-def parts(x: jax.Array, slots: tuple[int, ...]) -> list[jax.Array]:
-    """By codebook."""
-    return jnp.split(x, np.cumsum(slots)[:-1], axis=-1)
+def _owner(slots: tuple[int, ...]) -> np.ndarray:
+    return np.repeat(np.arange(len(slots)), slots)
+
+
+def summed(x: jax.Array, slots: tuple[int, ...]) -> jax.Array:
+    """From one number for each slot to the sum of each codebook: [..., slots] to [..., codebooks]."""
+    return jnp.sum(_by_codebook(x, slots, 0), axis=-1, dtype=x.dtype)
+
+
+def _by_codebook(x: jax.Array, slots: tuple[int, ...], neutral: float) -> jax.Array:
+    """[..., codebooks, slots], those of other codebooks neutral: far fewer instructions to compile than to cut it up."""
+    mine = _owner(slots)[None, :] == np.arange(len(slots))[:, None]
+    mine = mine.reshape((1,) * (x.ndim - 1) + mine.shape)
+    return jnp.where(mine, x[..., None, :], jnp.asarray(neutral, x.dtype))
 
 
 def each(x: jax.Array, slots: tuple[int, ...]) -> jax.Array:
     """From one number for each codebook to one for each slot."""
-    return jnp.repeat(x, np.array(slots), axis=-1, total_repeat_length=sum(slots))
+    return x.at[..., _owner(slots)].get(mode="promise_in_bounds")
 
 
 def _middles(levels: jax.Array, price: jax.Array) -> jax.Array:
@@ -138,15 +152,23 @@ def thresholds(levels: jax.Array, price: jax.Array, slots: tuple[int, ...]) -> j
         gains_from = c / 2 + price / (2 * jnp.where(is_level, c, 1))
         start = jnp.maximum(jnp.maximum(gains_from, inner), 0)
         start = jnp.where(is_level & (start <= outer), start, _NONE)
-        return jnp.stack([jnp.min(part) for part in parts(start, slots)])
+        return jnp.min(_by_codebook(start, slots, _NONE), axis=-1)
 
     return jnp.stack([lowest(levels, left, right), lowest(-levels, -right, -left)])
 
 
 def borders(
-    levels: jax.Array, price: jax.Array, threshold: jax.Array, slots: tuple[int, ...]
+    levels: jax.Array,
+    price: jax.Array,
+    threshold: jax.Array,
+    slots: tuple[int, ...],
+    *,
+    flat: bool,
 ) -> jax.Array:
-    """[slots] float32: where each slot's cell ends on the right, ascending within a codebook; its last is infinite."""
+    """[slots] float32: where each slot's cell ends on the right, ascending within a codebook; its last is infinite.
+
+    flat: whether all values of a codebook have one price.
+    """
     following = jnp.roll(levels, -1)
     from_, to = each(threshold[0], slots), -each(threshold[1], slots)
     middle = _middles(levels, price)
@@ -155,8 +177,11 @@ def borders(
     border = jnp.where((levels == 0) & (following > 0), from_, border)
     border = jnp.where((levels < 0) & (following == 0), to, border)
     border = jnp.where(_is_last(slots), jnp.inf, border)
+    if flat:
+        return border
     # A value so dear that its neighbours are better everywhere has an empty cell.
-    return jnp.concatenate([lax.cummax(part) for part in parts(border, slots)])
+    highest = lax.cummax(_by_codebook(border, slots, -np.inf), axis=1)
+    return highest[_owner(slots), np.arange(sum(slots))]
 
 
 def cells(border: jax.Array, levels: jax.Array, tails: Tails, slots: tuple[int, ...]) -> Cells:
@@ -165,12 +190,11 @@ def cells(border: jax.Array, levels: jax.Array, tails: Tails, slots: tuple[int, 
     def of_class(
         border: jax.Array, mean: jax.Array, counts: jax.Array, total: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        side = (border < 0).astype(jnp.int32)
-        magnitude = jnp.abs(border)
-        place = jnp.where(side == 0, edge_index(magnitude, mean[0]), edge_index(magnitude, mean[1]))
+        side = (levels < 0).astype(jnp.int32)  # the border of the last negative level may be zero
+        place = edge_index(jnp.abs(border), side, mean)
 
         def between(tail: jax.Array) -> jax.Array:
-            right = tail[side, place]
+            right = tail.at[side, place].get(mode="promise_in_bounds")
             left = jnp.where(_is_first(slots), 0, jnp.roll(right, 1))
             inside = jnp.where(levels > 0, left - right, right - left)
             return jnp.where(levels == 0, 0, inside)
@@ -181,34 +205,39 @@ def cells(border: jax.Array, levels: jax.Array, tails: Tails, slots: tuple[int, 
 
 
 def borders_of(
-    levels: jax.Array, price: jax.Array, leaf: Leaf, slots: tuple[int, ...]
+    levels: jax.Array, price: jax.Array, leaf: Leaf, slots: tuple[int, ...], *, flat: bool
 ) -> jax.Array:
-    """The borders of every class: [classes, slots]. price: [slots] float32, in the sketch's unit^2."""
+    """The borders of every class: [classes, slots]. price: [slots] float32, in the sketch's unit^2; flat: see `borders`."""
     relative = price[None, :] / leaf.cost[:, None]
     threshold = jax.vmap(lambda price: thresholds(levels, price, slots))(relative)
     if leaf.whole is not None:
-        of_groups = _thresholds_of_groups(levels, relative, leaf, slots)
+        of_groups = _thresholds_of_groups(levels, relative, leaf, slots, flat=flat)
         threshold = jnp.where(leaf.whole, of_groups, threshold)
-    return _borders_by_class(levels, relative, threshold, slots)
+    return _borders_by_class(levels, relative, threshold, slots, flat=flat)
 
 
 def _thresholds_of_groups(
-    levels: jax.Array, relative: jax.Array, leaf: Leaf, slots: tuple[int, ...]
+    levels: jax.Array, relative: jax.Array, leaf: Leaf, slots: tuple[int, ...], *, flat: bool
 ) -> jax.Array:
     """0 for a class that gains more than it costs, else infinite: [classes, 2, codebooks]."""
     nothing = jnp.zeros((len(relative), 2, len(slots)), jnp.float32)
-    border = _borders_by_class(levels, relative, nothing, slots)
+    border = _borders_by_class(levels, relative, nothing, slots, flat=flat)
     mine = cells(border, levels, leaf.tails, slots)
     counts, size = mine.counts.astype(jnp.float32), jnp.abs(levels)[None, :]
     gain = size * (2 * mine.total - size * counts) - relative * counts
-    pays = jnp.stack([jnp.sum(part, axis=-1) > 0 for part in parts(gain, slots)], axis=-1)
+    pays = summed(gain, slots) > 0
     return jnp.broadcast_to(jnp.where(pays, 0, _NONE)[:, None, :], nothing.shape)
 
 
 def _borders_by_class(
-    levels: jax.Array, relative: jax.Array, threshold: jax.Array, slots: tuple[int, ...]
+    levels: jax.Array,
+    relative: jax.Array,
+    threshold: jax.Array,
+    slots: tuple[int, ...],
+    *,
+    flat: bool,
 ) -> jax.Array:
-    return jax.vmap(lambda p, t: borders(levels, p, t, slots))(relative, threshold)
+    return jax.vmap(lambda p, t: borders(levels, p, t, slots, flat=flat))(relative, threshold)
 
 
 def centroids(levels: jax.Array, cells: Cells, leaf: Leaf, slots: tuple[int, ...]) -> jax.Array:
@@ -229,27 +258,25 @@ def _multiples(
     levels: jax.Array, count: jax.Array, total: jax.Array, slots: tuple[int, ...]
 ) -> jax.Array:
     number = _numbers(levels, slots)
-    above, below = jnp.abs(number) * total, number**2 * count
-
-    def step(above: jax.Array, below: jax.Array, level: jax.Array) -> jax.Array:
-        squares, largest = jnp.sum(below), jnp.argmax(jnp.abs(level))
-        before = jnp.abs(level[largest]) / (len(level) // 2)
-        return jnp.where(squares > 0, jnp.sum(above) / jnp.where(squares > 0, squares, 1), before)
-
-    columns = zip(*(parts(x, slots) for x in (above, below, levels)), strict=True)
-    return each(jnp.stack([step(*column) for column in columns]), slots) * number
+    above, below = (summed(x, slots) for x in (jnp.abs(number) * total, number**2 * count))
+    reach = jnp.max(_by_codebook(jnp.abs(levels), slots, 0), axis=-1)
+    before = reach / (np.array(slots) // 2).astype(np.float32)
+    step = jnp.where(below > 0, above / jnp.where(below > 0, below, 1), before)
+    return each(step, slots) * number
 
 
 def _numbers(levels: jax.Array, slots: tuple[int, ...]) -> jax.Array:
     """Which multiple of its step each slot is, counted from the zeros, of which a codebook may have several."""
+    first = np.cumsum((0, *slots))[:-1]
 
-    def counted(level: jax.Array) -> jax.Array:
-        above = jnp.cumsum(level > 0, dtype=jnp.int32)
-        below = jnp.cumsum((level < 0)[::-1], dtype=jnp.int32)[::-1]
-        return jnp.where(level > 0, above, jnp.where(level < 0, -below, 0))
+    def so_far(mine: jax.Array) -> jax.Array:
+        counts = jnp.cumsum(mine, dtype=jnp.int32)
+        return counts - each(counts[first] - mine[first], slots)
 
-    counts = [counted(level) for level in parts(levels, slots)]
-    return jnp.concatenate(counts).astype(jnp.float32)
+    above, below = ((sign * levels > 0).astype(jnp.int32) for sign in (1, -1))
+    outside = each(summed(below, slots), slots) - so_far(below) + 1
+    number = jnp.where(levels > 0, so_far(above), jnp.where(levels < 0, -outside, 0))
+    return number.astype(jnp.float32)
 
 
 class Outcome(NamedTuple):
@@ -266,10 +293,7 @@ def outcome(levels: jax.Array, cells: Cells, leaf: Leaf, slots: tuple[int, ...])
     size = jnp.abs(levels)[None, :]
     gain = size * (2 * cells.total - size * cells.counts.astype(jnp.float32))
     gain = jnp.sum(gain * leaf.cost[:, None], axis=0)
-    return Outcome(
-        jnp.sum(cells.counts, axis=0, dtype=jnp.int32),
-        jnp.stack([jnp.sum(part) for part in parts(gain, slots)]),
-    )
+    return Outcome(jnp.sum(cells.counts, axis=0, dtype=jnp.int32), summed(gain, slots))
 
 
 def starting_levels(leaf: Leaf, price: jax.Array, slots: tuple[int, ...] = ALL) -> jax.Array:
@@ -283,32 +307,42 @@ def starting_levels(leaf: Leaf, price: jax.Array, slots: tuple[int, ...] = ALL) 
       slots: of the codebooks.
     """
     tails = leaf.tails
+    if leaf.whole is not None:  # in a group that is kept there are small weights too
+        price = jnp.where(leaf.whole, 0, price)
     count = jnp.array(slots, jnp.int32) - 1
     rank = jnp.concatenate([jnp.arange(size, dtype=jnp.int32) for size in slots])
-    at = edge_index(jnp.sqrt(price), edges()[:-1])
+    at = bin_holding(jnp.sqrt(price))
     positive, negative = (tails.spread[side][at] for side in (0, 1))
     whole = positive + negative
     share = negative / jnp.where(whole > 0, whole, 1)
     below = jnp.round(count.astype(jnp.float32) * share).astype(jnp.int32)
     position = rank - each(below, slots)  # of the slot, from the zero
 
-    def outermost(side: int, number: jax.Array, of: jax.Array, spread: jax.Array) -> jax.Array:
-        share = (number.astype(jnp.float32) - 0.5) / jnp.maximum(of, 1).astype(jnp.float32)
-        beyond = (1 - share) * each(spread, slots)
-        # The last bin beyond which there is that much.
-        place = SIDE - jnp.searchsorted(tails.spread[side][::-1], beyond)
-        return tails.middle[side][jnp.clip(place, 0, SIDE - 1)]
-
-    above = each(count - below, slots)
-    up = outermost(0, position, above, positive)
-    down = -outermost(1, -position, each(below, slots), negative)
-    free = jnp.where(position > 0, up, jnp.where(position < 0, down, 0))
+    side = (position < 0).astype(jnp.int32)
+    of = jnp.where(side == 0, each(count - below, slots), each(below, slots))
+    share = (jnp.abs(position).astype(jnp.float32) - 0.5) / jnp.maximum(of, 1).astype(jnp.float32)
+    beyond = (1 - share) * jnp.where(side == 0, each(positive, slots), each(negative, slots))
+    magnitude = tails.middle[side, _last_beyond(tails.spread, side, beyond)]
+    free = jnp.where(position == 0, 0, jnp.where(side == 0, magnitude, -magnitude))
     if leaf.uniform is None:
         return free
-    reach = jnp.stack([jnp.max(jnp.abs(part)) for part in parts(free, slots)])
+    reach = jnp.max(_by_codebook(jnp.abs(free), slots, 0), axis=-1)
     step = each(reach / (count // 2).astype(jnp.float32), slots)
     number = (rank - each(count // 2, slots)).astype(jnp.float32)
     return jnp.where(leaf.uniform, step * number, free)
+
+
+def _last_beyond(spread: jax.Array, side: jax.Array, amount: jax.Array) -> jax.Array:
+    """The last bin of its side beyond which there is that much; all are [slots]. spread: [2, SIDE + 1], falling."""
+
+    def halve(_: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = state  # it is there at low, or low is 0; and no more at high
+        middle = (low + high) // 2
+        enough = spread.at[side, middle].get(mode="promise_in_bounds") >= amount
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    start = jnp.zeros_like(side), jnp.full_like(side, SIDE)
+    return lax.fori_loop(0, SIDE.bit_length(), halve, start)[0]
 
 
 def slot_of_bin(levels: jax.Array, border: jax.Array, mean: jax.Array) -> jax.Array:
@@ -316,7 +350,14 @@ def slot_of_bin(levels: jax.Array, border: jax.Array, mean: jax.Array) -> jax.Ar
 
     levels, border: [257]; mean: [2, SIDE].
     """
-    positive = jnp.searchsorted(border[:-1], mean[0], side="right", method="scan")
-    negative = jnp.searchsorted(border[:-1], -mean[1], side="left", method="scan")
-    zero = jnp.argmax(levels == 0)[None]
-    return jnp.concatenate([part.astype(jnp.int32) for part in (positive, negative, zero)])
+    below = levels < 0
+    place = edge_index(jnp.abs(border), below.astype(jnp.int32), mean)
+
+    def passed(mine: jax.Array) -> jax.Array:
+        """How many of these slots' borders are at or below each bin of their side."""
+        at = jnp.zeros(SIDE + 1, jnp.int32).at[place].add(mine.astype(jnp.int32))
+        return jnp.cumsum(at, dtype=jnp.int32)[:SIDE]
+
+    zero = jnp.sum(below, dtype=jnp.int32)
+    # From zero outwards the slots count up on one side and down on the other.
+    return jnp.concatenate([zero + passed(~below), zero - passed(below), zero[None]])
