@@ -98,7 +98,67 @@ def _projections() -> str:
     return _markdown(columns, rows)
 
 
-_TABLES = {"records": _records, "projections": _projections}
+def _distortion() -> str:
+    """The joint projection against the authors' alternation."""
+    columns = ["model", "budget, bits", "authors' code", "`project`", "ratio"]
+    found = _load("distortion")
+    rows = [
+        [
+            row["checkpoint"],
+            f"{row['budget_bits']:,}",
+            f"{row['published_distortion']:.5f}",
+            f"{row['joint_distortion']:.5f}",
+            f"{row['joint_to_published']:.2f}",
+        ]
+        for row in found["rows"]
+    ]
+    return _markdown(
+        columns, [*rows, ["geometric mean", "", "", "", f"{found['geometric_mean']:.2f}"]]
+    )
+
+
+def _cost() -> str:
+    """What projections cost, as multiples of an Adam step of the same weights."""
+    columns = ["weights of", "number", "Adam step", "`project`", "alternating, one round", "NumPy"]
+    found = _load("projection")
+
+    def ratio(row: dict[str, Any], name: str) -> str:
+        return f"{row[name]:.2f}" if name in row else ""
+
+    rows = [
+        [
+            row["case"],
+            f"{row['weights'] / 1e6:.2f} M",
+            f"{1e3 * row['adam_seconds']:.3g} ms",
+            *(ratio(row, f"{name}_to_adam") for name in ("joint", "published", "numpy")),
+        ]
+        for row in found["rows"] + found["scaling"]
+    ]
+    return _markdown(columns, rows)
+
+
+def _overhead() -> str:
+    """What `latent` adds to a training step."""
+    columns = ["model", "plain step", "through the projection", "more"]
+    rows = [
+        [
+            row["model"],
+            f"{row['plain_ms']:.1f} ms",
+            f"{row['constrained_ms']:.1f} ms",
+            f"{100 * row['overhead']:.1f} %",
+        ]
+        for row in _load("step_overhead")["rows"]
+    ]
+    return _markdown(columns, rows)
+
+
+_TABLES = {
+    "records": _records,
+    "projections": _projections,
+    "distortion": _distortion,
+    "cost": _cost,
+    "overhead": _overhead,
+}
 
 
 def main() -> int:

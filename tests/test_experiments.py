@@ -13,9 +13,11 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from safetensors.numpy import save_file
 
 import jpq_jax
@@ -23,7 +25,7 @@ from experiments import config as configuration
 from experiments import evaluate, model, publish, run, training
 from experiments.data import Dataset, Split
 from experiments.models.convolution import valid_convolution
-from experiments.models.pytorch_weights import load_lenet5
+from experiments.models.pytorch_weights import load_pytorch
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--train_images=2560", "--dense_epochs=2", "--epochs=3", "--ratio=50"]
@@ -276,6 +278,120 @@ def test_lenet5_has_the_papers_weights() -> None:
     assert sum(sizes) == 431_080
 
 
+def test_resnet20_has_the_papers_weights() -> None:
+    resnet = model.build("resnet20", seed=0)
+    plan = jpq_jax.plan_leaves(resnet.variables)
+    leaves = jpq_jax.leaves_with_paths(resnet.variables)
+    assert sum(w.size for (_, w), p in zip(leaves, plan, strict=True) if p.compress) == 268_336
+    assert {path.rsplit("/")[-1] for path, _ in jpq_jax.leaves_with_paths(resnet.statistics)} == {
+        "mean",
+        "var",
+    }
+
+
+def torch_resnet_layout(draw: np.random.Generator) -> dict[str, np.ndarray]:
+    """PyTorch's names and layouts, as its state dict has them."""
+    tensors = {"linear.weight": draw.normal(size=(10, 64)), "linear.bias": draw.normal(size=10)}
+
+    def norm(name: str, width: int) -> None:
+        for kind in ("weight", "bias", "running_mean"):
+            tensors[f"{name}.{kind}"] = draw.normal(size=width)
+        tensors[f"{name}.running_var"] = draw.uniform(0.5, 2, size=width)
+
+    def convolution(name: str, inputs: int, outputs: int) -> None:
+        tensors[f"{name}.weight"] = draw.normal(size=(outputs, inputs, 3, 3)) / math.sqrt(
+            9 * inputs
+        )
+
+    convolution("conv1", 3, 16)
+    norm("bn1", 16)
+    inputs = 16
+    for layer, width in enumerate((16, 32, 64), 1):
+        for block in range(3):
+            for part, width_in in ((1, inputs), (2, width)):
+                convolution(f"layer{layer}.{block}.conv{part}", width_in, width)
+                norm(f"layer{layer}.{block}.bn{part}", width)
+            inputs = width
+    return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+
+
+def torch_resnet_forward(tensors: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """ResNet-20 with option-A shortcuts in NumPy, float64, in evaluation mode: NCHW."""
+
+    def conv(x: np.ndarray, name: str, stride: int) -> np.ndarray:
+        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+        windows = windows[:, :, ::stride, ::stride]
+        return np.einsum("nihwab,oiab->nohw", windows, tensors[f"{name}.weight"])
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        mean, var, scale, bias = (
+            tensors[f"{name}.{kind}"][:, None, None]
+            for kind in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+
+    x = np.maximum(norm(conv(x.astype(np.float64), "conv1", 1), "bn1"), 0)
+    for layer in (1, 2, 3):
+        for block in range(3):
+            name, stride = f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1
+            y = np.maximum(norm(conv(x, f"{name}.conv1", stride), f"{name}.bn1"), 0)
+            y = norm(conv(y, f"{name}.conv2", 1), f"{name}.bn2")
+            side = (y.shape[1] - x.shape[1]) // 2
+            x = np.pad(x[:, :, ::stride, ::stride], ((0, 0), (side, side), (0, 0), (0, 0)))
+            x = np.maximum(x + y, 0)
+    return x.mean(axis=(2, 3)) @ tensors["linear.weight"].T + tensors["linear.bias"]
+
+
+def test_pytorchs_resnet_gives_pytorchs_outputs(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    tensors = torch_resnet_layout(draw)
+    save_file(tensors, tmp_path / "init.safetensors")
+    images = draw.normal(size=(2, 3, 32, 32)).astype(np.float32)
+    resnet = model.build("resnet20", seed=0)
+    loaded = load_pytorch("resnet20", tmp_path / "init.safetensors", resnet)
+    merged = nnx.merge(loaded.graph, loaded.variables)
+    merged.eval()
+    got = merged(images.transpose(0, 2, 3, 1))
+    np.testing.assert_allclose(got, torch_resnet_forward(tensors, images), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("whole_epoch", [True, False])
+def test_an_epoch_moves_params_and_statistics(whole_epoch: bool) -> None:
+    draw = np.random.default_rng(0)
+    resnet = model.build("resnet20", seed=0)
+    images = draw.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    split = Split(images, draw.integers(0, 10, 4).astype(np.int32))
+    dataset = Dataset(
+        name="none",
+        train=split,
+        validation=split,
+        test=split,
+        num_classes=10,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+    )
+    settings = dataclasses.replace(
+        configuration.presets("resnet20_cifar10")["default"], whole_epoch=whole_epoch, batch_size=2
+    )
+    optimizer = optax.with_extra_args_support(optax.sgd(0.1))
+    epoch = training.epoch_function(resnet, dataset, settings, optimizer)
+    copies = jax.tree.map(jnp.copy, (resnet.params, resnet.statistics))
+    trained, loss = epoch(
+        training.Trained(*copies, optimizer.init(resnet.params)),
+        jnp.asarray(images),
+        jnp.asarray(split.labels),
+        jax.random.key(0),
+    )
+    assert math.isfinite(loss)
+    for before, after in (
+        (resnet.params, trained.params),
+        (resnet.statistics, trained.statistics),
+    ):
+        moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
+        assert all(jax.tree.leaves(moved))
+
+
 def test_the_published_preset_is_the_authors_setting() -> None:
     published = configuration.presets("lenet5_mnist")["published"]
     params = model.build(published.model, seed=0).params
@@ -299,6 +415,10 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     np.testing.assert_allclose(rates[:10], 0.1 * np.arange(1, 11) / 10, rtol=1e-5)
     expected = 0.05 * (1 + np.cos(np.pi * np.arange(101) / 100))
     np.testing.assert_allclose(rates[10:], expected, atol=1e-6)
+
+
+def logits_of(of: model.Model, images: np.ndarray) -> np.ndarray:
+    return np.asarray(of.seen(of.params, of.statistics, images)[0])
 
 
 def torch_layout(draw: np.random.Generator) -> dict[str, np.ndarray]:
@@ -343,15 +463,15 @@ def test_pytorch_weights_give_pytorchs_outputs(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "init.safetensors")
     images = draw.normal(size=(3, 1, 28, 28)).astype(np.float32)
     lenet = model.build("lenet5", seed=0)
-    params = load_lenet5(tmp_path / "init.safetensors", lenet.params)
-    logits = lenet.logits(params, images.transpose(0, 2, 3, 1))
+    loaded = load_pytorch("lenet5", tmp_path / "init.safetensors", lenet)
+    logits = logits_of(loaded, images.transpose(0, 2, 3, 1))
     np.testing.assert_allclose(logits, torch_forward(tensors, images), rtol=1e-4, atol=1e-4)
 
 
 def test_relus_of_the_variant_are_there() -> None:
     images = np.random.default_rng(0).normal(size=(2, 28, 28, 1)).astype(np.float32)
     plain, relu = model.build("lenet5", seed=0), model.build("lenet5_relu", seed=0)
-    gap = plain.logits(plain.params, images) - relu.logits(plain.params, images)
+    gap = logits_of(plain, images) - logits_of(relu._replace(params=plain.params), images)
     assert float(abs(gap).max()) > 1e-3
 
 
@@ -368,7 +488,7 @@ def test_bad_pytorch_weights_are_named(broken: str, tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-100])
     expected = {"missing": "classifier.2.bias", "shape": "conv1/kernel", "file": "init.safetensors"}
     with pytest.raises(ValueError, match=expected[broken]):
-        load_lenet5(path, model.build("lenet5", seed=0).params)
+        load_pytorch("lenet5", path, model.build("lenet5", seed=0))
 
 
 def test_patches_are_the_usual_convolution() -> None:
@@ -399,7 +519,8 @@ def test_the_epoch_is_one_program_without_callbacks() -> None:
     epoch = training.epoch_function(lenet, dataset, settings, stage.optimizer)
     state = stage.optimizer.init(lenet.params)
     with jax.numpy_dtype_promotion("standard"):  # which optax's schedules need
-        lowered = epoch.lower(lenet.params, state, images, split.labels, jax.random.key(0))
+        trained = training.Trained(lenet.params, lenet.statistics, state)
+        lowered = epoch.lower(trained, images, split.labels, jax.random.key(0))
     text = lowered.compile().as_text()
     assert not [t for t in re.findall(r'custom_call_target="([^"]*)"', text) if "callback" in t]
     assert " infeed(" not in text

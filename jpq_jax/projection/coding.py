@@ -24,12 +24,13 @@ from jpq_jax.vocabulary import CODE_DTYPE, Codes, Treatment
 
 
 class _Coding(NamedTuple):
-    """How one leaf is coded. At the multiplier, and just below it: for the weights that still fit.
+    """How one leaf is coded.
 
     Attributes:
       exponent: [] int32, of the view's unit.
-      codes: [2, classes x (BINS + 1)] int16, the code by class and bin.
-      spare: [] int32, how many weights may be coded by the second row though not by the first.
+      codes: [classes x (BINS + 1)] int16, the code by class and bin; negative where only some of the weights can be
+        paid for: those that wait between the multiplier and the one just below it.
+      spare: [] int32, how many of them.
       codebook: [257] float32.
       bits: [] int32.
     """
@@ -95,7 +96,8 @@ def _coding(
     of_slot, with_spare = (jnp.sum(c.counts, axis=0, dtype=jnp.int32) for c in (mine, theirs))
     used = (levels != 0) & ((of_slot > 0) | ((with_spare > 0) & (spare > 0)))
     code_of_slot = jnp.where(used, jnp.cumsum(used, dtype=jnp.int32), 0).astype(CODE_DTYPE)
-    codes = jnp.stack([code_of_slot[slots_of_bins(levels, border, leaf)] for border in borders])
+    at, below = (code_of_slot[slots_of_bins(levels, border, leaf)] for border in borders)
+    codes = jnp.where((at == 0) & (spare > 0), -below, at)
     values = centroids(levels, mine, leaf, ONE) * unit_of(exponent)
     values = jnp.sort(jnp.where(used, values, jnp.inf))[:-1]
     codebook = jnp.concatenate(
@@ -118,40 +120,30 @@ def slots_of_bins(levels: jax.Array, border: jax.Array, leaf: Leaf) -> jax.Array
 
 
 def _leaf_codes(coding: _Coding, view: View, treatment: Treatment, dtype: str) -> Codes:
-    def with_spare() -> jax.Array:
-        row = _second_row(coding, view)
+    def look_up(w: jax.Array, coding: _Coding, kind: Any) -> jax.Array:
+        return coding.codes[place_of(w, coding.exponent, kind)]
 
-        def look_up(w: jax.Array, coding: _Coding, kind: Any, row: jax.Array) -> jax.Array:
-            return coding.codes[row.astype(jnp.int32), place_of(w, coding.exponent, kind)]
-
-        return lying_like(view.weights, look_up)(view.weights, coding, view.kind, row)
-
-    def without() -> jax.Array:
-        def look_up(w: jax.Array, coding: _Coding, kind: Any) -> jax.Array:
-            return coding.codes[0][place_of(w, coding.exponent, kind)]
-
-        return lying_like(view.weights, look_up)(view.weights, coding, view.kind)
-
-    code = lax.cond(coding.spare > 0, with_spare, without)
+    code = lying_like(view.weights, look_up)(view.weights, coding, view.kind)
+    code = lax.cond(
+        coding.spare > 0,
+        lambda: _with_spare(code, coding.spare, view),
+        lambda: code,
+    )
     codes = Codes(code, coding.codebook, coding.bits, dtype)
     if treatment.scale == "leaf":
         return codes
     return dataclasses.replace(codes, scale=_best_scale(code, coding.codebook, view))
 
 
-def _second_row(coding: _Coding, view: View) -> jax.Array:
-    """Which weights are coded by the second row: of those that wait the first, or those of the best groups."""
-
-    def waits(w: jax.Array, coding: _Coding, kind: Any) -> jax.Array:
-        changes = (coding.codes[0] == 0) & (coding.codes[1] != 0)
-        return changes[place_of(w, coding.exponent, kind)]
-
-    waiting = lying_like(view.weights, waits)(view.weights, coding, view.kind)
+def _with_spare(code: jax.Array, spare: jax.Array, view: View) -> jax.Array:
+    """Of the weights that wait the first are kept, or those of the best groups."""
     if view.group_importance is None:
-        end = end_of_first(waiting, coding.spare)
-        return lying_like(view.weights, lambda w, end: is_before(w.shape, end))(view.weights, end)
-    bits = lax.bitcast_convert_type(view.group_importance, jnp.int32)
-    return waiting & (bits >= _least_of_best(bits, waiting, coding.spare))
+        end = end_of_first(code < 0, spare)
+        chosen = lying_like(code, lambda code, end: is_before(code.shape, end))(code, end)
+    else:
+        bits = lax.bitcast_convert_type(view.group_importance, jnp.int32)
+        chosen = bits >= _least_of_best(bits, code < 0, spare)
+    return jnp.where(code < 0, jnp.where(chosen, -code, 0), code)
 
 
 @replicated
