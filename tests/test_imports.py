@@ -10,7 +10,9 @@ PACKAGE = Path(__file__).parent.parent / "jpq_jax"
 # Each may import those before it; the artifact sees the vocabulary only.
 ORDER = [
     "sharding",
+    "granularity",
     "vocabulary",
+    "fisher",
     "plan",
     "sketch",
     "rate",

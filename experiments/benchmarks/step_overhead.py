@@ -70,7 +70,7 @@ def measure(name: ModelName, rounds: int) -> dict[str, Any]:
     latent = jpq_jax.latent(sgd, jpq_jax.joint(jpq_jax.Budget(ratio=_RATIO)), every=_EVERY)
     plain, constrained = (runner(model, optimizer, images, labels) for optimizer in (sgd, latent))
     for _ in range(2):  # compiled, and the first plan, which takes longest, made
-        plain(), constrained()
+        _ = plain(), constrained()
     pairs = [(plain(), constrained()) for _ in range(rounds)]
     return {
         "model": name,

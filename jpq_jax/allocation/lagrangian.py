@@ -238,10 +238,9 @@ def _search(problem: Problem, start: Start) -> Candidates:
         fits = total(taken) <= problem.limit
         # A search that goes on has but one multiplier, and compares its bit-widths with those in force.
         is_new = jnp.where(cold, jnp.stack([fits, ~fits]), True)
-        found = Candidates(
-            *(jnp.stack([part, part]) for part in after),
-            jnp.stack([jnp.where(cold, bits, start.bits), bits]),
-        )
+        levels, slot_bits = (jnp.stack([part, part]) for part in after)
+        both = jnp.stack([jnp.where(cold, bits, start.bits), bits])
+        found = Candidates(levels, slot_bits, both)
         pick = jax.vmap(functools.partial(jnp.where))
         sides = jax.tree.map(functools.partial(pick, is_new), found, sides)
         return jnp.where(fits, low, middle), jnp.where(fits, middle, high), sides
@@ -280,7 +279,7 @@ def _nothing(book: Book, problem: Problem) -> Spent:
     """Borders between which every weight lies. book: [leaves, 257]."""
     outside = jnp.where(book.levels < 0, -jnp.inf, jnp.inf).astype(jnp.float32)[:, None, :]
     border = jnp.broadcast_to(outside, (*problem.leaves.cost.shape, outside.shape[-1]))
-    return Spent(_MULTIPLIER, border, border)
+    return Spent(jnp.asarray(_MULTIPLIER), border, border)
 
 
 def _codebook(slots: jax.Array, levels: jax.Array, bits: jax.Array) -> jax.Array:

@@ -116,10 +116,8 @@ def view_of(
     if isinstance(treatment.granularity, NofM):
         weights = jnp.where(_chosen(w, treatment.granularity, curvature), weights, 0)
     view = View(weights, norms, kind, importance if has_groups(treatment) else None)
-    if kind is None:
-        return view
     # Computed once: where they are used again, in another place, they might round otherwise.
-    return View(*(None if x is None else lax.optimization_barrier(x) for x in view))
+    return view if kind is None else lax.optimization_barrier(view)
 
 
 def _chosen(w: jax.Array, pattern: NofM, curvature: jax.Array | None) -> jax.Array:

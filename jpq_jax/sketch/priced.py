@@ -20,7 +20,7 @@ ONE = (LEVELS,)
 A codebook's values stand in ascending order in consecutive slots, 0 among them, repeated in those not used.
 """
 
-_NONE = np.float32(np.inf)  # a threshold that no weight reaches
+_NONE = float(np.inf)  # a threshold that no weight reaches
 
 
 class Tails(NamedTuple):

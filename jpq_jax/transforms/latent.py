@@ -11,7 +11,6 @@ import optax
 
 from jpq_jax.plan import (
     Where,
-    check_compresses,
     compressed_leaves,
     plan_leaves,
     treatments,
@@ -19,7 +18,9 @@ from jpq_jax.plan import (
 )
 from jpq_jax.projection.planner import Planner, planned
 from jpq_jax.transforms.leaves import (
+    check_every,
     check_update,
+    compressing_plan,
     differences,
     floats,
     refilled,
@@ -74,14 +75,11 @@ def latent(
     Raises:
       ValueError: an option out of range; in `init`, nothing to compress; in `update`, updates that do not fit the params.
     """
-    if isinstance(every, int) and every < 1:
-        raise ValueError(f"latent: got every={every}, expected at least 1")
+    check_every("latent", every)
     optimizer = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> LatentState:
-        plan = plan_leaves(params, where)
-        if plan:  # an empty tree is let through: optax.tree.map_params asks with one
-            check_compresses(plan)
+        plan = compressing_plan(params, where)
         leaves, curved = compressed_leaves(params, plan), curvature is not None
         return LatentState(
             latent_count=jnp.zeros([], jnp.int32),

@@ -9,7 +9,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jpq_jax.plan import Where, check_compresses, plan_leaves
 from jpq_jax.vocabulary import LeafPlan, PyTree, leaves_with_paths
+
+
+def check_every(name: str, every: Any) -> None:
+    """Raises ValueError for a number of updates below 1; arrays, which cannot be checked, are let through."""
+    if isinstance(every, int) and every < 1:
+        raise ValueError(f"{name}: got every={every}, expected at least 1")
+
+
+def compressing_plan(params: PyTree, where: Where) -> list[LeafPlan]:
+    """Raises ValueError if nothing is compressed. An empty tree is let through: optax.tree.map_params asks with one."""
+    plan = plan_leaves(params, where)
+    if plan:
+        check_compresses(plan)
+    return plan
 
 
 def where_compressed(

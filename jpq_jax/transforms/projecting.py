@@ -10,14 +10,19 @@ import optax
 
 from jpq_jax.plan import (
     Where,
-    check_compresses,
     compressed_leaves,
     plan_leaves,
     treatments,
     with_compressed,
 )
 from jpq_jax.projection.planner import Planner, planned
-from jpq_jax.transforms.leaves import check_update, differences, where_compressed
+from jpq_jax.transforms.leaves import (
+    check_every,
+    check_update,
+    compressing_plan,
+    differences,
+    where_compressed,
+)
 from jpq_jax.vocabulary import PyTree
 
 
@@ -53,13 +58,10 @@ def project_params(
     Raises:
       ValueError: an option out of range; in `init`, nothing to compress; in `update`, updates that do not fit the params.
     """
-    if isinstance(every, int) and every < 1:
-        raise ValueError(f"project_params: got every={every}, expected at least 1")
+    check_every("project_params", every)
 
     def init(params: PyTree) -> ProjectState:
-        leaves = plan_leaves(params, where)
-        if leaves:  # an empty tree is let through: optax.tree.map_params asks with one
-            check_compresses(leaves)
+        leaves = compressing_plan(params, where)
         return ProjectState(
             project_count=jnp.zeros([], jnp.int32),
             project_leaves=where_compressed(lambda _: jnp.ones([], bool), params, leaves),
