@@ -41,6 +41,10 @@ def _markdown(columns: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.1f} ms" if seconds < 0.1 else f"{1e3 * seconds:,.0f} ms"
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
@@ -118,19 +122,21 @@ def _distortion() -> str:
 
 
 def _cost() -> str:
-    """What projections cost, as multiples of an Adam step of the same weights."""
+    """What projections cost: seconds, and as multiples of an Adam step of the same weights."""
     columns = ["weights of", "number", "Adam step", "`project`", "alternating, one round", "NumPy"]
     found = _load("projection")
 
-    def ratio(row: dict[str, Any], name: str) -> str:
-        return f"{row[name]:.2f}" if name in row else ""
+    def cost(row: dict[str, Any], name: str) -> str:
+        if f"{name}_seconds" not in row:
+            return ""
+        return f"{_milliseconds(row[f'{name}_seconds'])} ({row[f'{name}_to_adam']:.2f})"
 
     rows = [
         [
             row["case"],
             f"{row['weights'] / 1e6:.2f} M",
-            f"{1e3 * row['adam_seconds']:.3g} ms",
-            *(ratio(row, f"{name}_to_adam") for name in ("joint", "published", "numpy")),
+            _milliseconds(row["adam_seconds"]),
+            *(cost(row, name) for name in ("joint", "published", "numpy")),
         ]
         for row in found["rows"] + found["scaling"]
     ]

@@ -24,6 +24,7 @@ from jpq_jax import (
     rate_bits,
     validate,
 )
+from jpq_jax.projection.joint import Setting, _project
 from jpq_jax.projection.row_major import end_of_first, is_before
 
 SHAPES = {"conv": (3, 3, 4, 8), "dense": (40, 30), "out": (30, 10)}
@@ -93,6 +94,33 @@ def test_never_above_the_budget_and_all_of_it_where_more_would_help(kind: str, b
 )
 def test_the_budget_is_never_exceeded(seed: int, kind: str, bits: float) -> None:
     assert rate_bits(project(net(seed, kind), Budget(bits=bits))) <= bits
+
+
+def test_the_budget_is_never_exceeded_in_ten_thousand_cases() -> None:
+    """Small trees of all kinds of weights, 250 at a time. Zeros are drawn with each, and scales from 1e-30 to 1e30."""
+    cases, rounds, rng = 250, 40, np.random.default_rng(0)
+
+    def used(weights: dict[str, jax.Array], limit: jax.Array) -> jax.Array:
+        setting = Setting((Treatment(),) * len(weights), "paper")
+        codes = _project([*weights.values()], None, limit, setting, ("float32",) * len(weights))
+        return sum((c.bits * jnp.sum(c.code != 0, dtype=jnp.int32) for c in codes), jnp.int32(0))
+
+    many = jax.jit(jax.vmap(used))
+    for i in range(rounds):
+        shapes = {"a": (cases, 6, 8), "b": (cases, 20)}
+        scale = 10.0 ** rng.uniform(-30, 30, size=(cases, 1))
+        weights = {}
+        for name, shape in shapes.items():
+            draw = (rng.normal, rng.laplace, rng.exponential)[i % 3](size=shape)
+            few = np.where(rng.uniform(size=(cases,)) < 0.3, 2.0, 64.0).reshape(
+                -1, *[1] * (len(shape) - 1)
+            )
+            kept = rng.uniform(size=shape) < rng.uniform(0, 1.5, size=few.shape)
+            draw = np.round(draw * few) / few * kept * scale.reshape(few.shape)
+            weights[name] = jnp.asarray(draw, jnp.float32)
+        limit = np.floor(8 * 68 * rng.uniform(size=cases) ** 3).astype(np.uint32)
+        spent = many(weights, jnp.asarray(limit))
+        assert (np.asarray(spent) <= limit).all()
 
 
 @pytest.mark.parametrize("kind", ["laplace", "heavy tails", "positive", "mostly zero"])
