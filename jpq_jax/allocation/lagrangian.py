@@ -39,6 +39,8 @@ _HALVINGS = 24  # of the multiplier's range in octaves
 _LOWEST = -64.0  # octaves below the largest weight's square
 _ITERATIONS = 12  # of Lloyd's algorithm at a multiplier, and again at the end
 _FOLLOWING = 2  # when a fit is followed
+_COARSE = 10  # halvings whose codebooks begin anew
+_GLANCE = 4  # iterations for them
 _ROUNDS = 4  # of Lloyd's algorithm and of the multiplier, at the end
 
 
@@ -212,29 +214,38 @@ def total(bits: jax.Array) -> jax.Array:
 
 
 def _search(problem: Problem, start: Start) -> Candidates:
-    """Codebooks just within the budget, and just beyond it. All fields: [2, ...]."""
+    """Codebooks just within the budget, and just beyond it. All fields: [2, ...].
+
+    The first halvings, which are far apart, begin anew with a few iterations of Lloyd's algorithm; one takes as many
+    as it needs; and those after it, each a step half as wide, go on from the one before.
+    """
     cold, rate = start.is_cold, problem.rate
-    iterations = jnp.where(cold, _ITERATIONS, _FOLLOWING)
     widths = jnp.asarray(WIDTHS)
 
-    def fit(state: Book, leaf: Leaf, multiplier: jax.Array) -> tuple:
+    def begun(book: Book, leaf: Leaf, multiplier: jax.Array) -> Book:
+        del book
         price = jnp.minimum(multiplier * widths.astype(jnp.float32), _MOST)
-        levels = jnp.where(cold, starting_levels(leaf, price), state.levels)
-        first = jnp.where(levels == 0, 0, each(widths.astype(jnp.float32), ALL))
-        state = Book(levels, jnp.where(cold, first, state.slot_bits))
-        state = _lloyd(state, multiplier, widths, leaf, rate, ALL, iterations)
-        mine = _cells_at(state, multiplier, leaf, rate, ALL)
-        counts, gain = outcome(state.levels, mine, leaf, ALL)
+        levels = starting_levels(leaf, price)
+        return Book(levels, jnp.where(levels == 0, 0, each(widths.astype(jnp.float32), ALL)))
+
+    def fit(i: jax.Array, book: Book, leaf: Leaf, multiplier: jax.Array) -> tuple:
+        begins = cold & (i <= _COARSE)
+        book = lax.cond(begins, begun, lambda book, *_: book, book, leaf, multiplier)
+        few = jnp.where(i < _COARSE, _GLANCE, jnp.where(i == _COARSE, _ITERATIONS, _FOLLOWING))
+        iterations = jnp.where(cold, few, _FOLLOWING)
+        book = _lloyd(book, multiplier, widths, leaf, rate, ALL, iterations)
+        mine = _cells_at(book, multiplier, leaf, rate, ALL)
+        counts, gain = outcome(book.levels, mine, leaf, ALL)
         bits = rate.of_leaf(counts, widths, leaf.size, ALL)
         best = jnp.argmin(jnp.minimum(multiplier * bits.astype(jnp.float32), _MOST) - gain)
-        return state, (best + 1).astype(jnp.int32), bits[best]
+        return book, (best + 1).astype(jnp.int32), bits[best]
 
-    def evaluate(_: jax.Array, state: tuple) -> tuple:
-        low, high, sides = state
+    def evaluate(i: jax.Array, state: tuple) -> tuple:
+        low, high, before, sides = state
         middle = (low + high) / 2
         multiplier = own(jnp.where(cold, jnp.exp2(middle), start.multiplier), problem.scale)
-        before = Book(start.levels, start.slot_bits)
-        after, bits, taken = jax.vmap(fit)(before, problem.leaves, multiplier)
+        of_leaf = functools.partial(fit, i)
+        after, bits, taken = jax.vmap(of_leaf)(before, problem.leaves, multiplier)
         fits = total(taken) <= problem.limit
         # A search that goes on has but one multiplier, and compares its bit-widths with those in force.
         is_new = jnp.where(cold, jnp.stack([fits, ~fits]), True)
@@ -243,13 +254,14 @@ def _search(problem: Problem, start: Start) -> Candidates:
         found = Candidates(levels, slot_bits, both)
         pick = jax.vmap(functools.partial(jnp.where))
         sides = jax.tree.map(functools.partial(pick, is_new), found, sides)
-        return jnp.where(fits, low, middle), jnp.where(fits, middle, high), sides
+        return jnp.where(fits, low, middle), jnp.where(fits, middle, high), after, sides
 
     nothing = jnp.zeros((2, *start.levels.shape), jnp.float32)
     empty = Candidates(nothing, nothing, jnp.ones((2, *start.bits.shape), jnp.int32))
     evaluations = jnp.where(cold, _HALVINGS, 1)
-    state = (jnp.float32(_LOWEST), jnp.float32(2.0), empty)
-    return lax.fori_loop(0, evaluations, evaluate, state)[2]
+    before = Book(start.levels, start.slot_bits)
+    state = (jnp.float32(_LOWEST), jnp.float32(2.0), before, empty)
+    return lax.fori_loop(0, evaluations, evaluate, state)[3]
 
 
 def _settle(problem: Problem, side: Candidates, rounds: jax.Array) -> Fit:
