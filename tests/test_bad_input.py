@@ -170,7 +170,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "state of another shape": (of_another_shape, r"'dense/kernel': got shape \(8, 5\).*\(8, 4\)"),
     "unknown metric": (
         lambda _: jpq_jax.rate_bits(params(), "bytes"),  # pyright: ignore
-        "'bytes', expected 'paper' or 'file'",
+        "'bytes', expected one of paper, coded, file",
     ),
     "truncated artifact": (truncated, "model.jpq: "),
     "altered artifact": (altered, "model.jpq: .*(checksum|damaged|CRC)"),

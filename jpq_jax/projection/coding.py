@@ -53,7 +53,7 @@ def codes_by(
     book, spent = Book(fit.levels, fit.slot_bits), fit.spent
     kept, more = (taken(problem, book, fit.bits, border) for border in (spent.at, spent.below))
     together = jnp.array(
-        [_group_size(*pair) for pair in zip(sketches.views, treatments, strict=True)]
+        [_group_size(*pair) for pair in zip(sketches.views, treatments, strict=True)], jnp.int32
     )
     spare = jnp.zeros(len(treatments), jnp.int32)
     if jnp.issubdtype(problem.limit.dtype, jnp.integer):  # else the price of one more is not known

@@ -254,6 +254,8 @@ def joint(
             )
             for leaf, t in zip(leaves, treatments, strict=True)
         )
+        # optax.tree.map_params asks with an empty tree what is like the params: there, a leaf stands for any branch.
+        nothing: Any = jnp.zeros(0, jnp.float32)
         classes = CLASSES if any(has_classes(t, curved) for t in treatments) else 1
         return JointPlan(
             joint_multiplier=jnp.zeros([], jnp.float32),
@@ -266,14 +268,13 @@ def joint(
             joint_octaves=jnp.zeros([], jnp.int32),
             joint_values=jnp.zeros((number, classes * (BINS + 1)), jnp.float32),
             joint_references=Reference(*(jnp.zeros(number, jnp.int32) for _ in Reference._fields)),
-            joint_norms=norms,
-            joint_scales=tuple(jnp.copy(x) for x in norms),
-            # An empty tree is let through: optax.tree.map_params asks with one.
+            joint_norms=norms if leaves else nothing,
+            joint_scales=tuple(jnp.copy(x) for x in norms) if leaves else nothing,
             joint_limit=jnp.asarray(limit_of(budget, leaves) if leaves else 0, jnp.uint32),
             joint_bits_used=jnp.zeros([], jnp.uint32),
             joint_density=jnp.zeros([], jnp.float32),
             joint_distortion=jnp.zeros([], jnp.float32),
-            joint_setting=Setting(tuple(treatments), rate),
+            joint_setting=Setting(tuple(treatments), rate) if leaves else nothing,
         )
 
     def replan(
