@@ -97,7 +97,7 @@ def test_stored_leaves_take_their_own_dtype(dtype: str):
 
 def test_unknown_metric():
     with pytest.raises(ValueError, match="metric: got 'coded', expected 'paper' or 'file'"):
-        rate_bits(by_hand(), "coded")
+        rate_bits(by_hand(), "bytes")
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)

@@ -77,9 +77,7 @@ CASES = [(name, "paper") for name in TREATMENTS] + [
 @pytest.mark.parametrize(("name", "rate"), CASES)
 def test_the_budget_is_never_exceeded_and_is_spent(name: str, rate: Any) -> None:
     treatment = TREATMENTS[name]
-    for kind, bits in itertools.product(
-        ("normal", "zero", "tiny", "huge"), (0, 60, 900, 2500, math.inf)
-    ):
+    for kind, bits in itertools.product(("normal", "zero", "tiny", "huge"), (0, 900, 2500)):
         weights = net(0, kind)
         codes = validate(project(weights, Budget(bits=bits), rate=rate, plan=plan_of(treatment)))
         assert rate_bits(codes, rate) <= bits, (kind, bits)
@@ -87,7 +85,9 @@ def test_the_budget_is_never_exceeded_and_is_spent(name: str, rate: Any) -> None
             assert rate_bits(codes, rate) >= (0 if kind == "zero" else 0.995 * bits)
 
 
-@pytest.mark.parametrize(("name", "rate"), CASES)
+@pytest.mark.parametrize(
+    ("name", "rate"), [("blocks", "paper"), ("element", "coded"), ("uniform channels", "coded")]
+)
 def test_any_budget(name: str, rate: Any) -> None:
     @settings(deadline=None, max_examples=25)
     @given(st.integers(0, 2**31), st.floats(0, 8.0 * WEIGHTS))
