@@ -24,7 +24,7 @@ class LeafRate(NamedTuple):
       values: b x nonzeros: the paper metric; 0 in a stored leaf, which the papers do not count.
       values_coded: ideal code length of which value each nonzero has.
       positions_coded: ideal code length of where the nonzeros are, each weight by itself.
-      codebook: 32 per value in use, and per channel scale.
+      codebook: 32 per value in use, and per channel scale if there is one.
       learning: half a log2 of the weights per value in use, what it takes to learn how frequent it is.
       stored: the leaf itself where it is stored as it is.
     """
@@ -98,7 +98,7 @@ def _codes_rate(path: str, leaf: Codes) -> LeafRate:
     counts = np.bincount(np.asarray(leaf.code).ravel(), minlength=LEVELS)
     nonzeros = int(counts[1:].sum())
     bits, used = int(leaf.bits), int((counts[1:] > 0).sum())
-    scales = 0 if leaf.scale is None else leaf.scale.size
+    scales = leaf.scale.size if leaf.scale is not None and nonzeros else 0
     return LeafRate(
         path=path,
         compressed=True,
