@@ -96,7 +96,7 @@ def test_stored_leaves_take_their_own_dtype(dtype: str):
 
 
 def test_unknown_metric():
-    with pytest.raises(ValueError, match="metric: got 'coded', expected 'paper' or 'file'"):
+    with pytest.raises(ValueError, match="metric: got 'bytes', expected one of paper, coded, file"):
         rate_bits(by_hand(), "bytes")
 
 

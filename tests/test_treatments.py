@@ -337,7 +337,8 @@ def test_in_training(name: str) -> None:
         gradients = {
             k: jnp.asarray(rng.normal(size=w.shape), jnp.float32) for k, w in weights.items()
         }
-        updates, state = update(gradients, state, params)
+        with jax.numpy_dtype_promotion("standard"):  # which Adam needs
+            updates, state = update(gradients, state, params)
         params = optax.apply_updates(params, updates)
     codes = validate(jpq_jax.finalize(params, state))
     assert rate_bits(codes) <= 32 * WEIGHTS / 20
