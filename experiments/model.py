@@ -37,9 +37,8 @@ class Model(NamedTuple):
 
         images: [N, H, W, C] float32, normalized.
         """
-        model = nnx.merge(
-            self.graph, params, statistics, copy=True
-        )  # of this trace, to be changed in it
+        # Copied into this trace, in which the statistics change.
+        model = nnx.merge(self.graph, params, statistics, copy=True)
         model.train()
         return model(images), nnx.state(model, nnx.BatchStat)
 

@@ -119,7 +119,7 @@ def _broadcast_mask(mask: PyTree, params: PyTree) -> list[Treatment | bool]:
     return jax.tree.leaves(full)
 
 
-def treatments(plan: Sequence[LeafPlan]) -> tuple[Treatment, ...]:
+def treatments_of(plan: Sequence[LeafPlan]) -> tuple[Treatment, ...]:
     """Of the compressed leaves, in order."""
     return tuple(p.treatment for p in plan if p.compress)
 

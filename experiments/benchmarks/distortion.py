@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +19,19 @@ from safetensors.numpy import load_file
 
 import jpq_jax
 from experiments import plots
-from experiments.benchmarks.published_projections import AUTHORS, POINTS
+from experiments.benchmarks.published_projections import (
+    AUTHORS,
+    POINTS,
+    budget_at,
+    distortion,
+    kernels_of,
+)
 from experiments.files import write_json
 from experiments.provenance import provenance
 from experiments.publish import RESULTS
 
 _RATIOS = (8, 16, 32, 64, 125, 250, 500, 1000, 2000, 4000)
 FIGURE = Path(__file__).parents[2] / "docs" / "distortion.png"
-
-
-def distortion(params: dict[str, jax.Array], codes: Any) -> float:
-    """Relative squared error over the kernels."""
-    kernels = {name: leaf for name, leaf in params.items() if leaf.ndim >= 2}
-    found = jpq_jax.dequantize(codes)
-    lost = sum(float(jnp.sum((found[name] - leaf) ** 2)) for name, leaf in kernels.items())
-    return lost / sum(float(jnp.sum(leaf**2)) for leaf in kernels.values())
 
 
 def compare(params: dict[str, jax.Array], bits: float, start_bits: int = 3) -> dict[str, float]:
@@ -60,15 +57,14 @@ def main(folder: tyro.conf.Positional[Path]) -> int:
     for checkpoint, authors in AUTHORS.items():
         tensors = load_file(folder / f"{checkpoint}.safetensors")
         params = {name: jnp.asarray(tensor) for name, tensor in tensors.items()}
-        sizes = [leaf.size for leaf in params.values() if leaf.ndim >= 2]
+        size = sum(leaf.size for leaf in kernels_of(params).values())
         for (density, bits), published in zip(POINTS, authors, strict=True):
-            limit = bits * sum(math.ceil(density * size) for size in sizes)
-            row = compare(params, limit, start_bits=bits)
+            row = compare(params, budget_at(params, density, bits), start_bits=bits)
             row |= {"published_distortion": published}
             row |= {"joint_to_published": row["joint_distortion"] / published}
             rows.append({"checkpoint": checkpoint, "density": density, "bits": bits} | row)
         for ratio in _RATIOS:
-            row = compare(params, 32 * sum(sizes) // ratio)
+            row = compare(params, 32 * size // ratio)
             curves.append({"checkpoint": checkpoint, "ratio": ratio} | row)
     logs = [math.log(row["joint_to_published"]) for row in rows]
     mean = math.exp(sum(logs) / len(logs))

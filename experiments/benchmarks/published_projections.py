@@ -31,12 +31,28 @@ AUTHORS = {
 }
 
 
+def kernels_of(params: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """What is compressed by default."""
+    return {name: leaf for name, leaf in params.items() if leaf.ndim >= 2}
+
+
+def budget_at(params: dict[str, jax.Array], density: float, bits: int) -> int:
+    """As the authors state a budget, in bits."""
+    return bits * sum(math.ceil(density * leaf.size) for leaf in kernels_of(params).values())
+
+
+def distortion(params: dict[str, jax.Array], codes: Any) -> float:
+    """Relative squared error over the kernels."""
+    kernels, found = kernels_of(params), jpq_jax.dequantize(codes)
+    lost = sum(float(jnp.sum((found[name] - leaf) ** 2)) for name, leaf in kernels.items())
+    return lost / sum(float(jnp.sum(leaf**2)) for leaf in kernels.values())
+
+
 def measure(
     checkpoint: str, params: dict[str, jax.Array], density: float, bits: int
 ) -> dict[str, Any]:
     """One row: relative squared error over the kernels at one budget, and the warm time."""
-    kernels = {name: leaf for name, leaf in params.items() if leaf.ndim >= 2}
-    limit = bits * sum(math.ceil(density * leaf.size) for leaf in kernels.values())
+    limit = budget_at(params, density, bits)
 
     def project() -> Any:
         budget = jpq_jax.Budget(bits=limit)
@@ -48,15 +64,13 @@ def measure(
     started = time.perf_counter()
     project()
     seconds = time.perf_counter() - started
-    found = jpq_jax.dequantize(codes)
-    lost = sum(float(jnp.sum((found[name] - leaf) ** 2)) for name, leaf in kernels.items())
     return {
         "checkpoint": checkpoint,
         "density": density,
         "bits": bits,
         "budget_bits": limit,
         "spent_bits": jpq_jax.rate_bits(codes, "paper"),
-        "distortion": lost / sum(float(jnp.sum(leaf**2)) for leaf in kernels.values()),
+        "distortion": distortion(params, codes),
         "seconds": seconds,
     }
 

@@ -17,20 +17,11 @@ _COMMON = Config(
     batch_size=128,
     whole_epoch=False,
     epochs=12,
+    learning_rate=0.05,
+    weight_decay=1e-4,
 )
 
 PRESETS = {
-    "default": dataclasses.replace(
-        _COMMON,
-        method="joint",
-        learning_rate=0.05,
-        weight_decay=1e-4,
-        ramp_epochs=7,
-    ),
-    "published": dataclasses.replace(
-        _COMMON,
-        learning_rate=0.05,
-        warmup_epochs=1,
-        weight_decay=1e-4,
-    ),
+    "default": dataclasses.replace(_COMMON, method="joint", ramp_epochs=7),
+    "published": dataclasses.replace(_COMMON, warmup_epochs=1),
 }

@@ -25,11 +25,19 @@ from jpq_jax.allocation.lagrangian import (
     total,
 )
 from jpq_jax.allocation.rates import VALUE_BITS, RateName, rate_named
-from jpq_jax.plan import Where, compressed_leaves, limit_of, prepared, scheduled, with_compressed
+from jpq_jax.plan import (
+    Prepared,
+    Where,
+    limit_of,
+    prepared,
+    scheduled,
+    treatments_of,
+    with_compressed,
+)
 from jpq_jax.projection.coding import best_scale, codes_by, slots_of_bins
 from jpq_jax.projection.planner import Planner
 from jpq_jax.projection.sketching import Curvature, Sketched, curvature_of, sketched
-from jpq_jax.projection.view import Reference, View, has_classes, view_of
+from jpq_jax.projection.view import Reference, View, has_classes, unit_norms, view_of
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.classes import CLASSES
 from jpq_jax.sketch.logarithmic import BINS, place_of, unit_of
@@ -82,16 +90,13 @@ def project(
       ValueError: nothing to compress, weights that are not finite, or a curvature that does not fit them.
     """
     found = prepared(params, budget, plan)
-    costs = compressed_curvature(curvature, found.plan, params)
-    treatments = tuple(p.treatment for p in found.plan if p.compress)
-    setting = Setting(treatments, rate)
+    costs = _compressed_curvature(curvature, found)
+    setting = Setting(treatments_of(found.plan), rate)
     codes = _project(found.leaves, costs, jnp.uint32(found.limit), setting, found.dtypes)
     return with_compressed(params, found.plan, codes)
 
 
-def compressed_curvature(
-    curvature: PyTree | None, plan: Sequence[LeafPlan], params: PyTree
-) -> list[jax.Array] | None:
+def _compressed_curvature(curvature: PyTree | None, found: Prepared) -> list[jax.Array] | None:
     """Of the compressed leaves, checked.
 
     Raises:
@@ -101,9 +106,7 @@ def compressed_curvature(
         return None
     given = dict(leaves_with_paths(curvature))
     costs = []
-    for p, leaf in zip(
-        (p for p in plan if p.compress), compressed_leaves(params, plan), strict=True
-    ):
+    for p, leaf in zip((p for p in found.plan if p.compress), found.leaves, strict=True):
         cost = given.get(p.path)
         if cost is None or jnp.shape(cost) != leaf.shape:
             got = "none" if cost is None else f"one of shape {jnp.shape(cost)}"
@@ -245,15 +248,8 @@ def joint(
         leaves: Sequence[jax.Array], treatments: Sequence[Treatment], *, curved: bool
     ) -> JointPlan:
         number = len(leaves)
-        norms = tuple(
-            jnp.ones(
-                (1,) * (len(leaf.shape) - 1) + leaf.shape[-1:]
-                if t.scale == "channel" and leaf.shape
-                else (1,) * len(leaf.shape),
-                jnp.float32,
-            )
-            for leaf, t in zip(leaves, treatments, strict=True)
-        )
+        pairs = zip(leaves, treatments, strict=True)
+        norms = tuple(unit_norms(leaf.shape, treatment) for leaf, treatment in pairs)
         # optax.tree.map_params asks with an empty tree what is like the params: there, a leaf stands for any branch.
         nothing: Any = jnp.zeros(0, jnp.float32)
         classes = CLASSES if any(has_classes(t, curved) for t in treatments) else 1

@@ -38,10 +38,17 @@ def has_classes(treatment: Treatment, curved: bool) -> bool:
     return has_groups(treatment) or treatment.scale == "channel" or curved
 
 
+def unit_norms(shape: tuple[int, ...], treatment: Treatment) -> jax.Array:
+    """1 for each output channel, [1, ..., channels], or for a leaf of one scale, [1, ...]."""
+    of_channels = treatment.scale == "channel" and bool(shape)
+    ones = (1,) * len(shape)
+    return jnp.ones(ones[:-1] + shape[-1:] if of_channels else ones, jnp.float32)
+
+
 def norms_of(w: jax.Array, treatment: Treatment) -> jax.Array:
-    """The root mean square of each output channel, [1, ..., channels]; 1 for a leaf of one scale, [1, ...]."""
+    """The root mean square of each output channel, like `unit_norms`; 1 for a leaf of one scale."""
     if treatment.scale == "leaf" or not w.ndim:
-        return jnp.ones((1,) * w.ndim, jnp.float32)
+        return unit_norms(w.shape, treatment)
     return _norms(w)
 
 
@@ -55,7 +62,7 @@ def _norms(w: jax.Array) -> jax.Array:
 
 
 class Reference(NamedTuple):
-    """What classes are counted from; kept from one plan to the next, so that a weight's class does not drift.
+    """What classes are counted from; a plan's is kept for the assignments by it, so that classes do not drift.
 
     Attributes:
       exponent: [] int32, of the largest weight's power of two, biased.

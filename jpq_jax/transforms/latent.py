@@ -13,7 +13,7 @@ from jpq_jax.plan import (
     Where,
     compressed_leaves,
     plan_leaves,
-    treatments,
+    treatments_of,
     with_compressed,
 )
 from jpq_jax.projection.planner import Planner, planned
@@ -84,7 +84,7 @@ def latent(
         return LatentState(
             latent_count=jnp.zeros([], jnp.int32),
             latents=where_compressed(_copy, params, plan),
-            latent_plan=planner.init(leaves, treatments(plan), curved=curved),
+            latent_plan=planner.init(leaves, treatments_of(plan), curved=curved),
             latent_curvature=where_compressed(_zeros, params, plan) if curved else None,
             inner_state=optimizer.init(params),
         )

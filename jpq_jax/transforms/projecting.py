@@ -12,7 +12,7 @@ from jpq_jax.plan import (
     Where,
     compressed_leaves,
     plan_leaves,
-    treatments,
+    treatments_of,
     with_compressed,
 )
 from jpq_jax.projection.planner import Planner, planned
@@ -66,7 +66,7 @@ def project_params(
             project_count=jnp.zeros([], jnp.int32),
             project_leaves=where_compressed(lambda _: jnp.ones([], bool), params, leaves),
             project_plan=planner.init(
-                compressed_leaves(params, leaves), treatments(leaves), curved=False
+                compressed_leaves(params, leaves), treatments_of(leaves), curved=False
             ),
         )
 
