@@ -14,7 +14,7 @@ from experiments.data import Dataset, Split, normalize
 from experiments.models.lenet5 import LeNet5
 from experiments.models.resnet20 import ResNet20
 
-_EVALUATION_BATCH = 1000
+_EVALUATION_BATCH = 125  # on a CPU nearly twice as fast as 1000
 
 
 class Model(NamedTuple):

@@ -22,7 +22,11 @@ def test_artifacts_and_results_belong_together() -> None:
 def test_a_record_is_what_it_says(path: Path) -> None:
     record = json.loads(path.read_text())
     said = next(run for run in record["runs"] if run["seed"] == record["artifact_seed"])
-    measured = evaluate.measure(ARTIFACTS / record["artifact"])
+    try:
+        measured = evaluate.measure(ARTIFACTS / record["artifact"])
+    except FileNotFoundError as error:  # of a data set that is not in this repository
+        assert said["dataset"] != "mnist"
+        pytest.skip(str(error))
     for key in ("dataset", "model", "baseline_accuracy", "file_bytes"):
         assert measured[key] == said[key], key
     for key in ("paper_ratio", "true_ratio", "pruning_ratio"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jpq_jax
 from jpq_jax import (
@@ -345,6 +348,39 @@ def test_in_training(name: str) -> None:
     same = [np.mean((np.asarray(params[k]) != 0) == support(codes[k])) for k in params]
     assert min(same) > 0.9
     assert int(optax.tree.get(state, "joint_bits_used")) <= 32 * WEIGHTS / 20
+
+
+def test_eight_devices_equal_one_and_gather_nothing() -> None:
+    """A leaf of every treatment, of weights and costs whose sums are exact, whatever their order."""
+    rng = np.random.default_rng(0)
+    shape = (64, 32)
+    weights, costs = {}, {}
+    for name in TREATMENTS:
+        weights[name] = (rng.integers(-99, 100, size=shape) / 64).astype(np.float32)
+        costs[name] = np.exp2(rng.integers(-3, 4, size=shape)).astype(np.float32)
+
+    def coded(weights: Any, costs: Any) -> Any:
+        return project(
+            weights, Budget(ratio=20), curvature=costs, plan=lambda path, _: TREATMENTS[path]
+        )
+
+    expected = jax.jit(coded)(weights, costs)
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(mesh):
+        placed = NamedSharding(mesh, P("x", "y"))
+        spread = [jax.tree.map(lambda x: jax.device_put(x, placed), x) for x in (weights, costs)]
+        compiled = jax.jit(coded).lower(*spread).compile()
+        codes = compiled(*spread)
+    for name in TREATMENTS:
+        np.testing.assert_array_equal(codes[name].code, expected[name].code, err_msg=name)
+        np.testing.assert_allclose(codes[name].codebook, expected[name].codebook, rtol=1e-6)
+        assert codes[name].code.sharding.spec == P("x", "y")
+    gathered = re.findall(
+        r"= \(?\w+\[([\d,]*)\].* (?:all-gather|all-to-all|collective-permute)",
+        compiled.as_text(),
+    )
+    sizes = [math.prod(int(n) for n in shape.split(",") if n) for shape in gathered]
+    assert max(sizes, default=0) <= max(shape)  # numbers of each row, or channel
 
 
 def test_fisher_is_the_mean_of_squared_gradients() -> None:

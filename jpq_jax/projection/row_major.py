@@ -18,15 +18,28 @@ def end_of_first(chosen: jax.Array, number: jax.Array) -> jax.Array:
     """
     chosen, left, place = jnp.atleast_1d(chosen), number, []
     while chosen.ndim:
-        others = tuple(range(1, chosen.ndim))
-        before = jnp.cumsum(jnp.sum(chosen, axis=others, dtype=jnp.int32))
+        before = jnp.cumsum(_in_rows(chosen))
         # In a row that is whole already the place is its beginning, in the last axis the entry after.
         row = jnp.minimum(jnp.sum(before < left, dtype=jnp.int32), chosen.shape[0] - 1)
         left = left - jnp.where(row > 0, before[row - 1], 0)
         place.append(row)
-        chosen = lax.dynamic_index_in_dim(chosen, row, 0, keepdims=False)
+        chosen = _row(chosen, row)
     place[-1] = place[-1] + 1
     return jnp.stack(place)
+
+
+@replicated
+def _in_rows(chosen: jax.Array) -> jax.Array:
+    """How many are chosen in each row. By itself, so that these numbers are what every device gets, not the rows."""
+    return jnp.sum(chosen, axis=tuple(range(1, chosen.ndim)), dtype=jnp.int32)
+
+
+def _row(chosen: jax.Array, row: jax.Array) -> jax.Array:
+    if jax.device_count() == 1:
+        return lax.dynamic_index_in_dim(chosen, row, 0, keepdims=False)
+    # Of a sharded axis, an entry can be had without a gather only by looking at all.
+    is_row = lax.broadcasted_iota(jnp.int32, chosen.shape, 0) == row
+    return jnp.any(chosen & is_row, axis=0)
 
 
 def is_before(shape: tuple[int, ...], place: jax.Array) -> jax.Array:

@@ -90,10 +90,10 @@ def _importance(
     if group is None:
         return cost if treatment.scale == "leaf" else cost * (norms / unit) ** 2
 
-    def of_groups(w: jax.Array, cost: jax.Array) -> jax.Array:
+    def of_groups(w: jax.Array, cost: jax.Array, unit: jax.Array) -> jax.Array:
         return of_group(group_mean(cost * (w / unit) ** 2, group), group)
 
-    return lying_like(w, of_groups)(w, cost)
+    return lying_like(w, of_groups)(w, cost, unit)
 
 
 def reference_of(
