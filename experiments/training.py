@@ -271,8 +271,9 @@ def _blank(stage: Stage, params: Any, statistics: Any) -> Snapshot:
     if stage.name == "dense":
         return Snapshot(*trained, None, None, none_yet)
     baseline = joined(params, statistics)
-    best = joined(jpq_jax.finalize(params, trained.opt_state), statistics)
-    return Snapshot(*trained, _kept(baseline), _kept(best), none_yet)
+    shapes = jax.eval_shape(jpq_jax.finalize, params, trained.opt_state)
+    no_codes = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return Snapshot(*trained, _kept(baseline), _kept(joined(no_codes, statistics)), none_yet)
 
 
 def _begin(stage: Stage, before: Snapshot) -> Snapshot:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import optax
+from jax import core as jax_core
 
 from jpq_jax.plan import check_finite
 from jpq_jax.projection.planner import Plan
@@ -32,7 +33,8 @@ def finalize(params: PyTree, state: Any) -> PyTree:
       The compressed tree: `params` with `Codes` in place of the compressed leaves.
 
     Raises:
-      ValueError: no such state in `state`, one that does not fit the params, or weights that are not finite.
+      ValueError: no such state in `state`, one that does not fit the params or, unless traced, has seen no update,
+        by which there is no plan yet; or weights that are not finite.
     """
     found = [_of_kind(state, name) for name in ("AdmmState", "LatentState", "ProjectState")]
     if not any(found):
@@ -44,11 +46,13 @@ def finalize(params: PyTree, state: Any) -> PyTree:
         leaves = _fitting(params, admm_state.target)
         codes |= _coded(leaves, _project, admm_state.leaf_bits, admm_state.bit_budget)
     for latent_state in found[1]:
+        _check_planned(latent_state.latent_count)
         _fitting(params, latent_state.latents)
         costs = latent_state.latent_curvature
         costs = None if costs is None else list(_named(costs).values())
         codes |= _coded(_named(latent_state.latents), _assign, latent_state.latent_plan, costs)
     for project_state in found[2]:
+        _check_planned(project_state.project_count)
         leaves = _fitting(params, project_state.project_leaves, of_shape=False)
         codes |= _coded(leaves, _assign, project_state.project_plan, None)
     leaves = [codes.get(path, leaf) for path, leaf in leaves_with_paths(params)]
@@ -57,6 +61,13 @@ def finalize(params: PyTree, state: Any) -> PyTree:
 
 def _of_kind(state: Any, name: str) -> list[Any]:
     return [value for _, value in optax.tree.get_all_with_path(state, name)]
+
+
+def _check_planned(count: jax.Array) -> None:
+    if not isinstance(count, jax_core.Tracer) and int(count) == 0:
+        raise ValueError(
+            "finalize: got a state before its first update, expected one after it: it has no plan yet"
+        )
 
 
 def _named(masked: PyTree) -> dict[str, jax.Array]:

@@ -44,6 +44,7 @@ class Block:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))  # which can be hashed
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"Block: got shape={self.shape}, expected axes of at least 1")
 

@@ -105,6 +105,10 @@ def _chosen(
             raise ValueError(
                 f"leaf {path!r}: got dtype {leaf.dtype}, expected a floating dtype: {by} selects it"
             )
+        if treatment != Treatment() and not math.prod(leaf.shape):
+            raise ValueError(
+                f"leaf {path!r}: got {treatment} for an empty leaf, expected Treatment()"
+            )
         check_fits(path, leaf.shape, treatment.granularity)
         plan.append(LeafPlan(path, True, by, treatment))
     return plan
@@ -139,7 +143,7 @@ class Prepared(NamedTuple):
 
     Attributes:
       plan: of all leaves.
-      limit: the budget in bits, at most 8 per weight.
+      limit: the budget in bits.
       leaves: the compressed ones.
       dtypes: their names.
     """
@@ -150,10 +154,12 @@ class Prepared(NamedTuple):
     dtypes: tuple[str, ...]
 
 
-def prepared(params: PyTree, budget: Budget, plan: Where | Sequence[LeafPlan]) -> Prepared:
-    """Raises ValueError as `plan_leaves` and `capacity` do, and for weights that are not finite."""
+def prepared(
+    params: PyTree, budget: Budget, plan: Where | Sequence[LeafPlan], *, capped: bool = True
+) -> Prepared:
+    """capped: see `capacity`. Raises ValueError as `plan_leaves` and `capacity` do, and for weights that are not finite."""
     found = as_plan(params, plan)
-    limit = capacity(budget, params, found)
+    limit = capacity(budget, params, found, capped=capped)
     leaves = compressed_leaves(params, found)
     for path, leaf in zip((p.path for p in found if p.compress), leaves, strict=True):
         check_finite(path, leaf)
@@ -189,8 +195,16 @@ def with_compressed(params: PyTree, plan: Sequence[LeafPlan], new: Sequence[Any]
     return jax.tree.unflatten(treedef, merged)
 
 
-def capacity(budget: Budget, params: PyTree, plan: Sequence[LeafPlan]) -> int:
-    """The budget as bits of the paper metric over the compressed leaves, at most 8 per weight.
+def capacity(
+    budget: Budget, params: PyTree, plan: Sequence[LeafPlan], *, capped: bool = True
+) -> int:
+    """The budget in bits over the compressed leaves.
+
+    Args:
+      budget: the budget.
+      params: of any containers.
+      plan: of their leaves.
+      capped: at 8 per weight, more than which the paper metric cannot count; else at 2**32 - 1.
 
     Raises:
       ValueError: if the tree has nothing to compress or is too large to count in 32 bits, or the budget is
@@ -199,7 +213,7 @@ def capacity(budget: Budget, params: PyTree, plan: Sequence[LeafPlan]) -> int:
     check_compresses(plan)
     if budget.nbytes is not None:
         raise ValueError(_why_not_bytes(budget, params, plan))
-    return limit_of(budget, compressed_leaves(params, plan))
+    return limit_of(budget, compressed_leaves(params, plan), capped=capped)
 
 
 def check_compresses(plan: Sequence[LeafPlan]) -> None:
@@ -209,7 +223,7 @@ def check_compresses(plan: Sequence[LeafPlan]) -> None:
         raise ValueError(f"the tree has no leaf to compress: {why}")
 
 
-def limit_of(budget: Budget, leaves: Sequence[Any]) -> int:
+def limit_of(budget: Budget, leaves: Sequence[Any], *, capped: bool = True) -> int:
     """The same for the compressed leaves alone."""
     size = sum(math.prod(leaf.shape) for leaf in leaves)
     most = MAX_BITS * size
@@ -220,6 +234,7 @@ def limit_of(budget: Budget, leaves: Sequence[Any]) -> int:
     if budget.nbytes is not None:
         raise ValueError(_NOT_BYTES)
     bits = 32 * size / budget.ratio if budget.ratio is not None else budget.bits
+    most = most if capped else _MAX_TOTAL_BITS
     return int(min(bits, most)) if bits is not None else most
 
 

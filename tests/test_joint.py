@@ -251,3 +251,34 @@ def test_going_on_is_nearly_as_good_as_beginning_anew() -> None:
         None,
     )
     assert float(plan.joint_distortion) <= 1.03 * float(anew.joint_distortion)
+
+
+@pytest.mark.parametrize("before", ["zero", "positive"])
+def test_a_leaf_that_begins_as_nothing_is_found_again(before: str) -> None:
+    """Values never change their sign in Lloyd's algorithm, and one that nothing is near stays where it is."""
+    planner = joint(Budget(ratio=20))
+    replan = jax.jit(planner.replan)
+    rng = np.random.default_rng(0)
+    steady, grown = (jnp.asarray(rng.normal(size=(64, 64)), jnp.float32) for _ in range(2))
+    first = jnp.zeros_like(grown) if before == "zero" else jnp.abs(grown)
+
+    def plans(begins: jax.Array) -> Any:
+        plan = planner.init([steady, grown], [Treatment()] * 2, curved=False)
+        for count in range(12):
+            share = min(count / 10, 1)
+            weights = [steady, share * grown + (1 - share) * begins]
+            plan = replan(weights, plan, jnp.int32(count), None)
+        return plan
+
+    found, best = plans(first), plans(grown)
+    assert float(found.joint_distortion) < 1.3 * float(best.joint_distortion)
+    assert float(best.joint_distortion) < 0.1
+
+
+def test_weights_that_vanish_are_no_error() -> None:
+    planner = joint(Budget(ratio=20))
+    weights = [jnp.ones((8, 8))]
+    plan = planner.init(weights, [Treatment()], curved=False)
+    for count, scale in enumerate((1e30, 0.0, 1.0)):
+        plan = planner.replan([scale * w for w in weights], plan, jnp.int32(count), None)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(plan)), count

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jpq_jax
 
@@ -133,3 +135,45 @@ def test_the_statistics_can_be_logged() -> None:
     assert 0.05 < float(optax.tree.get(state, "joint_density")) < 0.51
     assert 0 < float(optax.tree.get(state, "joint_distortion")) < 1
     assert float(optax.tree.get(state, "joint_multiplier")) > 0
+
+
+def test_a_plan_is_made_by_the_first_update() -> None:
+    params = {"kernel": target()}
+    planner = jpq_jax.joint(jpq_jax.Budget(bits=60))
+    latent = jpq_jax.latent(optax.sgd(0.1), planner)
+    for optimizer in (latent, jpq_jax.project_params(planner)):
+        with pytest.raises(ValueError, match="before its first update"):
+            jpq_jax.finalize(params, optimizer.init(params))
+
+
+def test_updates_of_large_clusters_are_all_counted() -> None:
+    """More of one value than float32 can count one by one, and small updates."""
+    shape = (2**13, 2**12)
+    params = {"kernel": jnp.ones(shape)}
+    optimizer = jpq_jax.cluster_updates()
+    updates, _ = jax.jit(optimizer.update)(
+        {"kernel": jnp.full(shape, 1e-3)}, optimizer.init(params), params
+    )
+    np.testing.assert_allclose(updates["kernel"][:4, :4], 1e-3, rtol=1e-4)
+
+
+def test_clusters_of_a_sharded_leaf_are_found_without_a_gather() -> None:
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
+    values = jnp.asarray(np.random.default_rng(0).integers(-99, 99, size=(64, 128)), jnp.float32)
+    expected = jpq_jax.cluster_updates().init({"kernel": values})
+    with jax.set_mesh(mesh):
+        spread = {"kernel": jax.device_put(values, NamedSharding(mesh, P("x", None)))}
+        compiled = jax.jit(jpq_jax.cluster_updates().init).lower(spread).compile()
+        found = compiled(spread)
+    assert "all-gather" not in compiled.as_text()
+    np.testing.assert_array_equal(found.cluster_of["kernel"], expected.cluster_of["kernel"])
+
+
+def test_a_pruned_float64_weight_is_exactly_zero() -> None:
+    with jax.enable_x64(True):
+        params = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(20, 20)))}
+        projected = jpq_jax.project_params(jpq_jax.joint(jpq_jax.Budget(ratio=20)))
+        updates, _ = projected.update(params, projected.init(params), params)
+        kernel = np.asarray(optax.apply_updates(params, updates)["kernel"])
+    assert kernel.dtype == np.float64
+    assert 0 < np.count_nonzero(kernel) == np.count_nonzero(abs(kernel) > 1e-6) < 400

@@ -31,6 +31,7 @@ from jpq_jax import (
     rate_bits,
     validate,
 )
+from jpq_jax.allocation.rates import CodedRate
 from jpq_jax.granularity import group_mean, group_shape, largest_of, of_group
 
 SHAPES = {"conv": (3, 3, 4, 8), "dense": (40, 24), "out": (24, 8)}
@@ -282,6 +283,57 @@ def test_coded_rate_is_the_code_length() -> None:
     assert 0.95 * 5000 < rate_bits(codes, "coded") <= 5000
 
 
+@pytest.mark.parametrize("density", [1e-4, 1e-3, 1e-2])
+def test_coded_rate_of_many_weights(density: float) -> None:
+    """Nearly all of which are zero, and their bits a small difference of large numbers."""
+    rng = np.random.default_rng(0)
+    for size in rng.integers(1_000_000, 60_000_000, 20):
+        counts = rng.multinomial(int(density * size), [0.4, 0.3, 0.2, 0.1])
+        found = CodedRate().of_leaf(
+            jnp.zeros(257, jnp.int32).at[:4].set(counts), jnp.array([2]), jnp.int32(size), (257,)
+        )
+        all_counts = np.append(counts, size - counts.sum()).astype(np.float64)
+        code = (all_counts * np.log2(size / all_counts)).sum() + 4 * (32 + math.log2(size) / 2)
+        assert float(found[0]) == pytest.approx(code, rel=2.0**-20)
+
+
+def test_without_a_limit_scales_are_paid_for() -> None:
+    weights = {"w": np.random.default_rng(0).normal(size=(3, 1000)).astype(np.float32)}
+    plan = plan_of(Treatment(scale="channel"))
+    codes = project(weights, Budget(bits=math.inf), rate="coded", plan=plan)
+    assert support(codes["w"]).mean() > 0.9
+
+
+def test_values_stay_those_of_their_weights() -> None:
+    """Prices and costs may make two values change places."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        w = np.exp2(rng.uniform(-3, 0, size=(40, 40))).astype(np.float32)
+        cost = np.exp2(2 * rng.integers(-3, 4, size=w.shape)).astype(np.float32)
+        codes = validate(project({"w": w}, Budget(bits=2500), rate="coded", curvature={"w": cost}))
+        code, codebook = np.asarray(codes["w"].code), np.asarray(codes["w"].codebook)
+        for value in range(1, code.max() + 1):
+            mean = np.average(w[code == value], weights=cost[code == value])
+            assert codebook[value] == pytest.approx(mean, rel=1e-3)
+
+
+def test_a_channel_of_next_to_nothing() -> None:
+    weights = net(3)
+    weights["dense"][:, 3] = 0
+    weights["dense"][4, 3] = 1.5e-38
+    codes = validate(project(weights, Budget(ratio=20), plan=plan_of(Treatment(scale="channel"))))
+    assert rate_bits(codes) > 0.99 * 32 * WEIGHTS / 20
+    assert support(codes["dense"]).any()
+
+
+def test_of_equal_groups_the_first_are_kept() -> None:
+    plan = plan_of(Treatment(granularity=Block((2, 4))))
+    codes = project({"w": np.ones((16, 16), np.float32)}, Budget(bits=60), plan=plan)
+    expected = np.zeros((16, 16), bool)
+    expected[:2], expected[2:4, :12] = True, True
+    np.testing.assert_array_equal(support(codes["w"]), expected)
+
+
 def test_coded_rate_gives_less_error_at_the_same_code_length() -> None:
     for seed in range(3):
         weights = net(seed)
@@ -418,6 +470,7 @@ def test_fisher_is_the_mean_of_squared_gradients() -> None:
         (lambda: project(net(0), Budget(ratio=9), curvature={k: -np.ones(s) for k, s in SHAPES.items()}), "'conv'.*at least 0"),
         (lambda: jpq_jax.project_alternating(net(0), Budget(ratio=9), where=plan_of(TREATMENTS["2:4"])), "'conv'.*published"),
         (lambda: jpq_jax.admm(Budget(ratio=9), rho=1.0, every=2, learning_rate=1.0, where=plan_of(TREATMENTS["2:4"])).init(net(0)), "'conv'.*published"),
+        (lambda: project({"none": np.ones((0, 5)), **net(0)}, Budget(ratio=9), plan=plan_of(Treatment(granularity=Channels()))), "'none'.*empty"),
         (lambda: jpq_jax.project_params(jpq_jax.held(2), where=plan_of(TREATMENTS["uniform"])).init(net(0)), "held"),
     ],
 )  # fmt: skip

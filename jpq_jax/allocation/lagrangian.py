@@ -28,8 +28,11 @@ from jpq_jax.sketch.priced import (
     cells,
     centroids,
     each,
+    lacks_levels,
     outcome,
+    owner_of,
     starting_levels,
+    summed,
 )
 from jpq_jax.vocabulary import LEVELS
 
@@ -171,15 +174,23 @@ def _lloyd(
     slots: tuple[int, ...],
     iterations: int | jax.Array,
 ) -> Book:
-    """Iterations of one leaf's codebooks; each lowers error plus price, or leaves it as it is."""
+    """Iterations of one leaf's codebooks; each lowers error plus price, or leaves it as it is, at the rate's prices."""
 
     def step(_: int, state: Book) -> Book:
         found = _cells_at(state, multiplier, leaf, rate, slots)
         levels = centroids(state.levels, found, leaf, slots)
         counts = jnp.sum(found.counts, axis=0, dtype=jnp.int32)
-        return Book(levels, _slot_bits(levels, counts, bits, leaf, rate, slots))
+        improved = Book(levels, _slot_bits(levels, counts, bits, leaf, rate, slots))
+        # Where values differ in price, and classes in cost, the means of neighbours may change places.
+        return improved if rate.flat else ascending(improved, slots)
 
     return lax.fori_loop(0, iterations, step, state)
+
+
+def ascending(book: Book, slots: tuple[int, ...]) -> Book:
+    """Each codebook in order again. book: [slots]."""
+    owner = jnp.asarray(owner_of(slots), jnp.int32)
+    return Book(*lax.sort((owner, *book), num_keys=2)[1:])
 
 
 def _slot_bits(
@@ -223,13 +234,17 @@ def _search(problem: Problem, start: Start) -> Candidates:
     widths = jnp.asarray(WIDTHS)
 
     def begun(book: Book, leaf: Leaf, multiplier: jax.Array) -> Book:
-        del book
+        """All codebooks from a cold start, else those that Lloyd's algorithm cannot bring back by itself."""
         price = jnp.minimum(multiplier * widths.astype(jnp.float32), _MOST)
         levels = starting_levels(leaf, price)
-        return Book(levels, jnp.where(levels == 0, 0, each(widths.astype(jnp.float32), ALL)))
+        fresh = Book(levels, jnp.where(levels == 0, 0, each(widths.astype(jnp.float32), ALL)))
+        kept = summed(_cells_at(book, multiplier, leaf, rate, ALL).counts, ALL)
+        lost = lacks_levels(book.levels, levels, ALL) | (jnp.sum(kept, axis=0) == 0)
+        is_new = cold | each(lost, ALL)
+        return jax.tree.map(functools.partial(jnp.where, is_new), fresh, book)
 
     def fit(i: jax.Array, book: Book, leaf: Leaf, multiplier: jax.Array) -> tuple:
-        begins = cold & (i <= _COARSE)
+        begins = ~cold | (i <= _COARSE)
         book = lax.cond(begins, begun, lambda book, *_: book, book, leaf, multiplier)
         few = jnp.where(i < _COARSE, _GLANCE, jnp.where(i == _COARSE, _ITERATIONS, _FOLLOWING))
         iterations = jnp.where(cold, few, _FOLLOWING)

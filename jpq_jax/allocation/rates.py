@@ -6,6 +6,7 @@ from typing import Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jpq_jax.sketch.priced import each, summed
 
@@ -83,16 +84,19 @@ class CodedRate:
         self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
     ) -> jax.Array:
         del bits
-        number = jnp.maximum(jnp.asarray(size, jnp.float32), 1)
+        number = jnp.maximum(jnp.asarray(size, jnp.int32), 1)
         zeros = size - summed(counts, slots)
         used = summed((counts > 0).astype(jnp.float32), slots)
         code = _code_length(zeros, number) + summed(_code_length(counts, number), slots)
-        return code + used * (VALUE_BITS + jnp.log2(number) / 2)
+        return code + used * (VALUE_BITS + jnp.log2(number.astype(jnp.float32)) / 2)
 
 
 def _code_length(count: jax.Array, number: jax.Array) -> jax.Array:
-    share = jnp.maximum(count, 1).astype(jnp.float32)
-    return count.astype(jnp.float32) * (jnp.log2(number) - jnp.log2(share))
+    """`count log2(number / count)`, to float32's last digits also where nearly all are counted."""
+    some = jnp.maximum(count, 1)
+    others = (number - some).astype(jnp.float32)
+    some = some.astype(jnp.float32)
+    return count.astype(jnp.float32) * jnp.log1p(others / some) / np.float32(np.log(2))
 
 
 def rate_named(name: str) -> Rate:

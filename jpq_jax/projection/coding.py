@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jpq_jax.allocation.lagrangian import Book, Fit, Problem, taken, total
-from jpq_jax.granularity import group_shape
+from jpq_jax.granularity import group_mean, group_shape, of_group
 from jpq_jax.projection.published import index_bits
 from jpq_jax.projection.row_major import end_of_first, is_before
 from jpq_jax.projection.sketching import Sketched
@@ -20,7 +20,7 @@ from jpq_jax.projection.view import View
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.logarithmic import place_of, unit_of
 from jpq_jax.sketch.priced import ONE, Leaf, cells, centroids, slot_of_bin
-from jpq_jax.vocabulary import CODE_DTYPE, Codes, Treatment
+from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, Codes, Treatment
 
 
 class _Coding(NamedTuple):
@@ -95,14 +95,14 @@ def _coding(
     mine, theirs = (cells(border, levels, leaf.tails, ONE) for border in borders)
     of_slot, with_spare = (jnp.sum(c.counts, axis=0, dtype=jnp.int32) for c in (mine, theirs))
     used = (levels != 0) & ((of_slot > 0) | ((with_spare > 0) & (spare > 0)))
-    code_of_slot = jnp.where(used, jnp.cumsum(used, dtype=jnp.int32), 0).astype(CODE_DTYPE)
+    values = centroids(levels, mine, leaf, ONE) * unit_of(exponent)
+    order = jnp.argsort(jnp.where(used, values, jnp.inf))  # not always that of the slots
+    rank = jnp.zeros_like(order).at[order].set(jnp.arange(LEVELS, dtype=order.dtype))
+    code_of_slot = jnp.where(used, rank + 1, 0).astype(CODE_DTYPE)
     at, below = (code_of_slot[slots_of_bins(levels, border, leaf)] for border in borders)
     codes = jnp.where((at == 0) & (spare > 0), -below, at)
-    values = centroids(levels, mine, leaf, ONE) * unit_of(exponent)
-    values = jnp.sort(jnp.where(used, values, jnp.inf))[:-1]
-    codebook = jnp.concatenate(
-        [jnp.zeros(1, jnp.float32), jnp.where(jnp.isfinite(values), values, 0)]
-    )
+    # A slot at least is 0, and not used.
+    codebook = jnp.roll(jnp.where(used, values, 0)[order], 1)
     bits = index_bits(jnp.sum(used, dtype=jnp.int32))
     return _Coding(exponent, codes, spare, codebook, bits)
 
@@ -126,7 +126,7 @@ def _leaf_codes(coding: _Coding, view: View, treatment: Treatment, dtype: str) -
     code = lying_like(view.weights, look_up)(view.weights, coding, view.kind)
     code = lax.cond(
         coding.spare > 0,
-        lambda: _with_spare(code, coding.spare, view),
+        lambda: _with_spare(code, coding.spare, view, treatment),
         lambda: code,
     )
     codes = Codes(code, coding.codebook, coding.bits, dtype)
@@ -135,25 +135,46 @@ def _leaf_codes(coding: _Coding, view: View, treatment: Treatment, dtype: str) -
     return dataclasses.replace(codes, scale=_best_scale(code, coding.codebook, view))
 
 
-def _with_spare(code: jax.Array, spare: jax.Array, view: View) -> jax.Array:
-    """Of the weights that wait the first are kept, or those of the best groups."""
+def _with_spare(code: jax.Array, spare: jax.Array, view: View, treatment: Treatment) -> jax.Array:
+    """Of the weights that wait the first are kept, or those of the best groups, of equal ones the first."""
+    waits = code < 0
     if view.group_importance is None:
-        end = end_of_first(code < 0, spare)
+        end = end_of_first(waits, spare)
         chosen = lying_like(code, lambda code, end: is_before(code.shape, end))(code, end)
     else:
         bits = lax.bitcast_convert_type(view.group_importance, jnp.int32)
-        chosen = bits >= _least_of_best(bits, code < 0, spare)
-    return jnp.where(code < 0, jnp.where(chosen, -code, 0), code)
+        best = bits > _level_of_last(bits, waits, spare)
+        left = spare - replicated(_count)(waits & best)
+        next_best = waits & (bits == _level_of_last(bits, waits, spare))
+        chosen = best | _first_groups(next_best, left, treatment)
+    return jnp.where(waits, jnp.where(chosen, -code, 0), code)
+
+
+def _first_groups(chosen: jax.Array, number: jax.Array, treatment: Treatment) -> jax.Array:
+    """The first of the chosen groups, as many as have no more weights than that."""
+    group = group_shape(chosen.shape, treatment.granularity) or ()
+
+    def first(chosen: jax.Array, number: jax.Array) -> jax.Array:
+        of_groups = group_mean(chosen.astype(jnp.float32), group) > 0
+        number = number // math.prod(group)
+        before = is_before(of_groups.shape, end_of_first(of_groups, number))
+        return of_group(of_groups & before & (number > 0), group)
+
+    return lying_like(chosen, first)(chosen, number)
+
+
+def _count(chosen: jax.Array) -> jax.Array:
+    return jnp.sum(chosen, dtype=jnp.int32)
 
 
 @replicated
-def _least_of_best(bits: jax.Array, waiting: jax.Array, spare: jax.Array) -> jax.Array:
-    """The lowest at which no more than `spare` wait. bits: [...] int32, at least 0."""
+def _level_of_last(bits: jax.Array, waiting: jax.Array, spare: jax.Array) -> jax.Array:
+    """The lowest above which no more than `spare` wait. bits: [...] int32, at least 0."""
 
     def halve(_: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = state
         middle = low + (high - low + 1) // 2
-        fits = jnp.sum(waiting & (bits >= middle), dtype=jnp.int32) <= spare
+        fits = _count(waiting & (bits > middle)) <= spare
         return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
 
     return lax.fori_loop(0, 31, halve, (jnp.int32(-1), jnp.int32(0x7F800000)))[1]

@@ -89,7 +89,8 @@ def project(
     Raises:
       ValueError: nothing to compress, weights that are not finite, or a curvature that does not fit them.
     """
-    found = prepared(params, budget, plan)
+    rate_named(rate)
+    found = prepared(params, budget, plan, capped=rate == "paper")
     costs = _compressed_curvature(curvature, found)
     setting = Setting(treatments_of(found.plan), rate)
     codes = _project(found.leaves, costs, jnp.uint32(found.limit), setting, found.dtypes)
@@ -248,6 +249,7 @@ def joint(
         leaves: Sequence[jax.Array], treatments: Sequence[Treatment], *, curved: bool
     ) -> JointPlan:
         number = len(leaves)
+        limit = limit_of(budget, leaves, capped=rate == "paper") if leaves else 0
         pairs = zip(leaves, treatments, strict=True)
         norms = tuple(unit_norms(leaf.shape, treatment) for leaf, treatment in pairs)
         # optax.tree.map_params asks with an empty tree what is like the params: there, a leaf stands for any branch.
@@ -266,7 +268,7 @@ def joint(
             joint_references=Reference(*(jnp.zeros(number, jnp.int32) for _ in Reference._fields)),
             joint_norms=norms if leaves else nothing,
             joint_scales=tuple(jnp.copy(x) for x in norms) if leaves else nothing,
-            joint_limit=jnp.asarray(limit_of(budget, leaves) if leaves else 0, jnp.uint32),
+            joint_limit=jnp.asarray(limit, jnp.uint32),
             joint_bits_used=jnp.zeros([], jnp.uint32),
             joint_density=jnp.zeros([], jnp.float32),
             joint_distortion=jnp.zeros([], jnp.float32),
@@ -280,7 +282,8 @@ def joint(
         sketches = sketched(weights, setting.treatments, curvature)
         limit = scheduled(plan.joint_limit, budget_schedule, count)
         unit = unit_of(sketches.exponent)
-        change = jnp.exp2((plan.joint_octaves - sketches.octaves).astype(jnp.float32))
+        octaves = jnp.clip(plan.joint_octaves - sketches.octaves, -126, 127)
+        change = jnp.exp2(octaves.astype(jnp.float32))
         start = Start(
             multiplier=plan.joint_multiplier * change,
             levels=plan.joint_levels / unit[:, None],
@@ -323,6 +326,7 @@ def _plan_by(
 
     used = total(jax.vmap(rate_of)(counts, fit.bits, problem.leaves.size))
     squares = jnp.sum(jax.vmap(_squares)(problem.leaves) * problem.scale)
+    gains = jnp.where(squares > 0, coded.reached.gain[:, 0] * problem.scale, 0)
     return before._replace(
         joint_multiplier=fit.spent.multiplier,
         joint_levels=candidates.levels * unit[:, None],
@@ -339,7 +343,7 @@ def _plan_by(
         joint_bits_used=used.astype(jnp.uint32),
         joint_density=jnp.sum(counts, dtype=jnp.int32).astype(jnp.float32)
         / sum(view.weights.size for view in sketches.views),
-        joint_distortion=1 - jnp.sum(coded.reached.gain[:, 0] * problem.scale) / squares,
+        joint_distortion=1 - jnp.sum(gains) / jnp.where(squares > 0, squares, jnp.inf),
     )
 
 

@@ -14,6 +14,8 @@ from jpq_jax.sketch.classes import class_of, top_of
 from jpq_jax.sketch.logarithmic import exponent_of, unit_of
 from jpq_jax.vocabulary import Treatment
 
+_LEAST_NORM = 2.0**-100
+
 
 class View(NamedTuple):
     """Attributes:
@@ -46,7 +48,9 @@ def unit_norms(shape: tuple[int, ...], treatment: Treatment) -> jax.Array:
 
 
 def norms_of(w: jax.Array, treatment: Treatment) -> jax.Array:
-    """The root mean square of each output channel, like `unit_norms`; 1 for a leaf of one scale."""
+    """The root mean square of each output channel, like `unit_norms`; 1 for a leaf of one scale, or for a channel of
+    zeros, or so small that what is divided by it might overflow.
+    """
     if treatment.scale == "leaf" or not w.ndim:
         return unit_norms(w.shape, treatment)
     return _norms(w)
@@ -58,7 +62,7 @@ def _norms(w: jax.Array) -> jax.Array:
     largest = jnp.max(jnp.abs(w), axis=axes, keepdims=True, initial=0)
     unit = jnp.where(largest > 0, largest, 1)
     norms = unit * jnp.sqrt(jnp.mean((w / unit) ** 2, axis=axes, keepdims=True))
-    return jnp.where(largest > 0, norms, 1)
+    return jnp.where(norms >= _LEAST_NORM, norms, 1)
 
 
 class Reference(NamedTuple):

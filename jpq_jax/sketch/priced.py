@@ -107,7 +107,8 @@ def _is_last(slots: tuple[int, ...]) -> np.ndarray:
     return np.isin(np.arange(sum(slots)) + 1, np.cumsum(slots))
 
 
-def _owner(slots: tuple[int, ...]) -> np.ndarray:
+def owner_of(slots: tuple[int, ...]) -> np.ndarray:
+    """Which codebook each slot belongs to."""
     return np.repeat(np.arange(len(slots)), slots)
 
 
@@ -118,14 +119,14 @@ def summed(x: jax.Array, slots: tuple[int, ...]) -> jax.Array:
 
 def _by_codebook(x: jax.Array, slots: tuple[int, ...], neutral: float) -> jax.Array:
     """[..., codebooks, slots], those of other codebooks neutral: far fewer instructions to compile than to cut it up."""
-    mine = _owner(slots)[None, :] == np.arange(len(slots))[:, None]
+    mine = owner_of(slots)[None, :] == np.arange(len(slots))[:, None]
     mine = mine.reshape((1,) * (x.ndim - 1) + mine.shape)
     return jnp.where(mine, x[..., None, :], jnp.asarray(neutral, x.dtype))
 
 
 def each(x: jax.Array, slots: tuple[int, ...]) -> jax.Array:
     """From one number for each codebook to one for each slot."""
-    return x.at[..., _owner(slots)].get(mode="promise_in_bounds")
+    return x.at[..., owner_of(slots)].get(mode="promise_in_bounds")
 
 
 def _middles(levels: jax.Array, price: jax.Array) -> jax.Array:
@@ -181,7 +182,7 @@ def borders(
         return border
     # A value so dear that its neighbours are better everywhere has an empty cell.
     highest = lax.cummax(_by_codebook(border, slots, -np.inf), axis=1)
-    return highest[_owner(slots), np.arange(sum(slots))]
+    return highest[owner_of(slots), np.arange(sum(slots))]
 
 
 def cells(border: jax.Array, levels: jax.Array, tails: Tails, slots: tuple[int, ...]) -> Cells:
@@ -312,6 +313,9 @@ def starting_levels(leaf: Leaf, price: jax.Array, slots: tuple[int, ...] = ALL) 
     count = jnp.array(slots, jnp.int32) - 1
     rank = jnp.concatenate([jnp.arange(size, dtype=jnp.int32) for size in slots])
     at = bin_holding(jnp.sqrt(price))
+    # Where nothing lies beyond, all that there is: a later price may be lower.
+    nothing = tails.spread[0][at] + tails.spread[1][at] == 0
+    at = jnp.where(nothing, 0, at)
     positive, negative = (tails.spread[side][at] for side in (0, 1))
     whole = positive + negative
     share = negative / jnp.where(whole > 0, whole, 1)
@@ -330,6 +334,20 @@ def starting_levels(leaf: Leaf, price: jax.Array, slots: tuple[int, ...] = ALL) 
     step = each(reach / (count // 2).astype(jnp.float32), slots)
     number = (rank - each(count // 2, slots)).astype(jnp.float32)
     return jnp.where(leaf.uniform, step * number, free)
+
+
+def lacks_levels(levels: jax.Array, wanted: jax.Array, slots: tuple[int, ...]) -> jax.Array:
+    """[codebooks] bool: whether one has no value of a sign, of which there is one among the wanted. [slots] both.
+
+    A value never changes its sign in Lloyd's algorithm.
+    """
+
+    def number(levels: jax.Array) -> jax.Array:
+        return summed((levels > 0).astype(jnp.int32), slots)
+
+    pairs = ((levels, wanted), (-levels, -wanted))
+    lacking = [(number(mine) == 0) & (number(theirs) > 0) for mine, theirs in pairs]
+    return lacking[0] | lacking[1]
 
 
 def _last_beyond(spread: jax.Array, side: jax.Array, amount: jax.Array) -> jax.Array:

@@ -8,11 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import core as jax_core
+from jax import lax
 
-from jpq_jax.plan import Where, compressed_leaves, plan_leaves, with_compressed
+from jpq_jax.plan import Where, check_finite, compressed_leaves, plan_leaves, with_compressed
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.transforms.leaves import check_update, where_compressed
 from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, LeafPlan, PyTree
+
+_TOGETHER = (
+    4096  # updates in a partial sum: in a single one, float32 would lose most of millions of them
+)
 
 
 class ClusterState(NamedTuple):
@@ -34,7 +39,7 @@ def cluster_updates(*, where: Where = None) -> optax.GradientTransformationExtra
       where: which leaves have clusters, as in `plan_leaves`. The others' updates pass through.
 
     Raises:
-      ValueError: in `init`, a leaf of more than 256 nonzero values; in `update`, updates that do not fit the params.
+      ValueError: in `init`, unless traced, a leaf of more than 256 nonzero values, or one that is not finite; in `update`, updates that do not fit the params.
     """
 
     def init(params: PyTree) -> ClusterState:
@@ -64,8 +69,9 @@ def _named(params: PyTree, plan: list[LeafPlan]) -> list[tuple[str, Any]]:
 def _clusters(path: str, leaf: Any) -> jax.Array:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jnp.zeros(leaf.shape, CODE_DTYPE)
+    check_finite(path, leaf)
     values = _values(leaf)
-    many = values[-1] != values[-2]
+    many = values[-1] < jnp.inf
     if not isinstance(many, jax_core.Tracer) and bool(many):
         raise ValueError(
             f"cluster_updates: leaf {path!r} has more than {LEVELS - 1} nonzero values, expected at most that: "
@@ -82,9 +88,17 @@ def _clusters(path: str, leaf: Any) -> jax.Array:
 
 @replicated
 def _values(leaf: jax.Array) -> jax.Array:
-    """The distinct values and 0, ascending, the largest repeated. One more than there may be, to see whether there are."""
-    with_zero = jnp.append(leaf.ravel(), jnp.zeros(1, leaf.dtype))
-    return jnp.unique_values(with_zero, size=LEVELS + 1, fill_value=jnp.max(with_zero))
+    """The distinct values and 0, ascending, then infinity. One more than there may be, to see whether there are.
+
+    Each is the least beyond the one before, over all devices: a sort would gather the leaf.
+    """
+
+    def following(before: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        least = jnp.min(leaf, where=leaf > before, initial=jnp.inf)
+        value = jnp.where(before < 0, jnp.minimum(least, 0), least).astype(leaf.dtype)
+        return value, value
+
+    return lax.scan(following, jnp.asarray(-jnp.inf, leaf.dtype), length=LEVELS + 1)[1]
 
 
 def _averaged(update: jax.Array, cluster_of: jax.Array) -> jax.Array:
@@ -95,7 +109,16 @@ def _averaged(update: jax.Array, cluster_of: jax.Array) -> jax.Array:
 
 @replicated
 def _means(update: jax.Array, cluster_of: jax.Array) -> jax.Array:
-    place = cluster_of.astype(jnp.int32)
-    total = jnp.zeros(LEVELS, jnp.float32).at[place].add(update.astype(jnp.float32))
-    count = jnp.zeros(LEVELS, jnp.float32).at[place].add(1)
-    return (total / jnp.maximum(count, 1)).at[0].set(0)
+    update, cluster_of = jnp.atleast_1d(update), jnp.atleast_1d(cluster_of)
+    lanes = update.size // _TOGETHER + 1
+    place = (_lane(update.shape, lanes), cluster_of.astype(jnp.int32))
+    empty = jnp.zeros((lanes, LEVELS), jnp.float32)
+    total = jnp.sum(empty.at[place].add(update.astype(jnp.float32)), axis=0)
+    count = jnp.sum(empty.astype(jnp.int32).at[place].add(1), axis=0, dtype=jnp.int32)
+    return (total / jnp.maximum(count, 1).astype(jnp.float32)).at[0].set(0)
+
+
+def _lane(shape: tuple[int, ...], lanes: int) -> jax.Array:
+    """Which partial sum each update is added to."""
+    index = sum(lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(len(shape)))
+    return jnp.asarray(index) % lanes

@@ -57,8 +57,9 @@ def latent(
 
         W <- W + inner(grad loss(Q));   Q <- P(W)
 
-    The params are feasible after every update; those of `init` are the first latents. The model need not know:
-    its params hold Q, and the inner optimizer is shown W, so that weight decay acts on the latents.
+    After every update the params take the values of the plan in force, and when it is made they are within its
+    budget; `finalize` is always within the whole budget. The params of `init` are the first latents. The model need
+    not know: its params hold Q, and the inner optimizer is shown W, so that weight decay acts on the latents.
 
     Args:
       inner: the optimizer; complete, with its learning rate.
@@ -119,7 +120,7 @@ def latent(
 
 
 def _zeros(leaf: Any) -> jax.Array:
-    return jnp.zeros(leaf.shape, jnp.float32)
+    return jnp.zeros_like(leaf, dtype=jnp.float32)  # lying like the leaf
 
 
 def _copy(leaf: Any) -> jax.Array:

@@ -69,6 +69,7 @@ def differences(
 
     def difference(n: jax.Array, o: jax.Array, step: jax.Array) -> jax.Array:
         wider = o.dtype if o.dtype.itemsize >= step.dtype.itemsize else step.dtype
-        return (n - o.astype(jnp.float32)).astype(wider)
+        exact = wider if wider.itemsize > 4 else jnp.float32
+        return (n.astype(exact) - o.astype(exact)).astype(wider)
 
     return [difference(*parts) for parts in zip(new, old, steps, strict=True)]

@@ -1,4 +1,4 @@
-"""Keeping the params on the feasible set: every update ends in a projection."""
+"""Keeping the params at values of a plan, within its budget when it is made: every update ends in a projection."""
 
 from __future__ import annotations
 
