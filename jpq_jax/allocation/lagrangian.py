@@ -241,7 +241,7 @@ def _search(problem: Problem, start: Start) -> Candidates:
         kept = summed(_cells_at(book, multiplier, leaf, rate, ALL).counts, ALL)
         lost = lacks_levels(book.levels, levels, ALL) | (jnp.sum(kept, axis=0) == 0)
         is_new = cold | each(lost, ALL)
-        return jax.tree.map(functools.partial(jnp.where, is_new), fresh, book)
+        return Book(*(jnp.where(is_new, *pair) for pair in zip(fresh, book, strict=True)))
 
     def fit(i: jax.Array, book: Book, leaf: Leaf, multiplier: jax.Array) -> tuple:
         begins = ~cold | (i <= _COARSE)
@@ -267,7 +267,7 @@ def _search(problem: Problem, start: Start) -> Candidates:
         levels, slot_bits = (jnp.stack([part, part]) for part in after)
         both = jnp.stack([jnp.where(cold, bits, start.bits), bits])
         found = Candidates(levels, slot_bits, both)
-        pick = jax.vmap(functools.partial(jnp.where))
+        pick = jax.vmap(jnp.where)
         sides = jax.tree.map(functools.partial(pick, is_new), found, sides)
         return jnp.where(fits, low, middle), jnp.where(fits, middle, high), after, sides
 

@@ -13,14 +13,14 @@ from jax import lax
 
 from jpq_jax.allocation.lagrangian import Book, Fit, Problem, taken, total
 from jpq_jax.granularity import group_mean, group_shape, of_group
-from jpq_jax.projection.published import index_bits
+from jpq_jax.projection.numbering import numbered
 from jpq_jax.projection.row_major import end_of_first, is_before
 from jpq_jax.projection.sketching import Sketched
 from jpq_jax.projection.view import View
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.logarithmic import place_of, unit_of
 from jpq_jax.sketch.priced import ONE, Leaf, cells, centroids, slot_of_bin
-from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, Codes, Treatment
+from jpq_jax.vocabulary import Codes, Treatment
 
 
 class _Coding(NamedTuple):
@@ -96,14 +96,9 @@ def _coding(
     of_slot, with_spare = (jnp.sum(c.counts, axis=0, dtype=jnp.int32) for c in (mine, theirs))
     used = (levels != 0) & ((of_slot > 0) | ((with_spare > 0) & (spare > 0)))
     values = centroids(levels, mine, leaf, ONE) * unit_of(exponent)
-    order = jnp.argsort(jnp.where(used, values, jnp.inf))  # not always that of the slots
-    rank = jnp.zeros_like(order).at[order].set(jnp.arange(LEVELS, dtype=order.dtype))
-    code_of_slot = jnp.where(used, rank + 1, 0).astype(CODE_DTYPE)
+    code_of_slot, codebook, bits = numbered(values, used)
     at, below = (code_of_slot[slots_of_bins(levels, border, leaf)] for border in borders)
     codes = jnp.where((at == 0) & (spare > 0), -below, at)
-    # A slot at least is 0, and not used.
-    codebook = jnp.roll(jnp.where(used, values, 0)[order], 1)
-    bits = index_bits(jnp.sum(used, dtype=jnp.int32))
     return _Coding(exponent, codes, spare, codebook, bits)
 
 

@@ -70,8 +70,9 @@ def project(
         min_Q sum_i h_i (w_i - q_i)^2   subject to   rate(Q) <= budget
 
     over the nonzeros of every leaf l, 2**b_l values of each leaf, and b_l in 1..8. The budget is never exceeded; in
-    the paper metric it is spent to within the bits of a single weight, or group, where more would help. Of equal
-    weights the first in row-major order are kept. Weights below 2**-23 of the largest of their leaf are pruned.
+    the paper metric it is spent to within the bits of a single weight, or group, where more would help; less is used
+    where values come out that no weight takes, so that fewer bits index the others. Of equal weights, or groups, the
+    first in row-major order are kept. Weights below 2**-24 of the largest of their leaf are pruned.
 
     Args:
       params: any pytree of arrays.
@@ -219,7 +220,7 @@ class JointPlan(NamedTuple):
     def codes(
         self, weights: Sequence[jax.Array], dtypes: Sequence[str], curvature: Curvature
     ) -> list[Codes]:
-        """At the codebooks in force, the support cut or filled up to the whole budget."""
+        """By the codebooks in force: the support cut or filled up to the whole budget, the values refitted to it."""
         setting = self.joint_setting
         sketches = sketched(weights, setting.treatments, curvature, self.joint_norms)
         levels = self.joint_codebook / unit_of(sketches.exponent)[:, None]

@@ -25,7 +25,7 @@ class Plan(Protocol):
     def codes(
         self, weights: Sequence[jax.Array], dtypes: Sequence[str], curvature: Curvature
     ) -> list[Codes]:
-        """The same as codes, exactly within the budget."""
+        """Codes of the weights as they are now, exactly within the whole budget; close to what is assigned."""
         ...
 
 

@@ -20,10 +20,11 @@ from jax import lax
 
 from jpq_jax.allocation.knapsack import choice_knapsack, support_knapsack
 from jpq_jax.plan import Where, check_published, prepared, with_compressed
+from jpq_jax.projection.numbering import numbered
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.codebooks import Codebooks, fit_codebooks, nearest_level
 from jpq_jax.sketch.histogram import power_of_two, sketch
-from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, MAX_BITS, Budget, Codes, PyTree
+from jpq_jax.vocabulary import LEVELS, MAX_BITS, Budget, Codes, PyTree
 
 
 class Quantization(NamedTuple):
@@ -110,22 +111,13 @@ def _members(w: jax.Array, levels: jax.Array) -> jax.Array:
 
 def _leaf_codes(w: jax.Array, levels: jax.Array, dtype: str) -> Codes:
     used = (_members(w, levels) > 0) & (levels != 0)
-    code_of_place = jnp.where(used, jnp.cumsum(used), 0).astype(CODE_DTYPE)
+    code_of_place, codebook, bits = numbered(levels, used)
 
     def look_up(w: jax.Array, levels: jax.Array, code_of_place: jax.Array) -> jax.Array:
         return code_of_place.at[_place(w, levels)].get(mode="fill", fill_value=0)
 
     code = lying_like(w, look_up)(w, levels, code_of_place)
-    values = jnp.sort(jnp.where(used, levels, jnp.inf))[: LEVELS - 1]
-    codebook = jnp.concatenate(
-        [jnp.zeros(1, jnp.float32), jnp.where(jnp.isfinite(values), values, 0)]
-    )
-    return Codes(code, codebook, index_bits(jnp.sum(used, dtype=jnp.int32)), dtype)
-
-
-def index_bits(values: jax.Array) -> jax.Array:
-    """ceil(log2(values)), at least 1: one more than the powers of two from 2 on that are below `values`."""
-    return (1 + jnp.sum(values > 2 ** jnp.arange(1, MAX_BITS, dtype=jnp.int32))).astype(jnp.int32)
+    return Codes(code, codebook, bits, dtype)
 
 
 def project_alternating(
