@@ -78,6 +78,8 @@ class Config:
     """ADMM's pull toward the compressed copy."""
     replan_every: int = 10
     """Steps between plans of the joint method."""
+    pull: float = 0.0
+    """Of the joint method's latents toward their projection."""
     ramp_epochs: int = 0
     """Epochs in which the joint method's budget falls to its end, along a cubic from 8 bits for every weight."""
 
@@ -109,6 +111,7 @@ class Config:
             ),
             (0 <= self.shift <= 8, "a shift of 0 to 8 pixels"),
             (self.rho > 0, "a positive rho"),
+            (self.pull >= 0, "a pull of at least 0"),
             (self.clip is None or self.clip > 0, "a positive clip"),
         ):
             if not holds:

@@ -95,7 +95,8 @@ def _compression(config: Config, params: Any, steps: int) -> optax.GradientTrans
     budget = budget_of(config, params)
     if config.method == "joint":
         planner = jpq_jax.joint(budget, budget_schedule=_ramp(config, budget, params, steps))
-        return jpq_jax.latent(_inner(config, schedule), planner, every=config.replan_every)
+        inner = _inner(config, schedule)
+        return jpq_jax.latent(inner, planner, every=config.replan_every, pull=config.pull)
     compression = jpq_jax.admm(
         budget,
         rho=config.rho,

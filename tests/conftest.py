@@ -6,6 +6,9 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
+import pytest
+
+pytest.register_assert_rewrite("files")
 
 # Many tests compile the same programs; kept beside pytest's own cache, by their content.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"

@@ -51,10 +51,10 @@ STATICS = ("where", "every", "start_bits")
 SGD = optax.sgd(RATE, momentum=0.9)
 
 
-def latent(budget_schedule: Any = None, every: int = 2, where: Any = None) -> Any:
+def latent(pull: Any, budget_schedule: Any = None, every: int = 2, where: Any = None) -> Any:
     """With the budget's schedule among the options, which is the planner's."""
     planner = jpq_jax.joint(BUDGET, budget_schedule=budget_schedule)
-    return jpq_jax.latent(SGD, planner, every=every, where=where)
+    return jpq_jax.latent(SGD, planner, every=every, where=where, pull=pull)
 
 
 def project_params(budget_schedule: Any = None, every: int = 2, where: Any = None) -> Any:
@@ -81,7 +81,7 @@ TABLE = [
         STATICS,
         "dual",
     ),
-    Row("latent", latent, {"every": 2}, "whole", of_params="latents"),
+    Row("latent", latent, {"every": 2, "pull": 0.125}, "whole", "pull", of_params="latents"),
     Row("project-params", project_params, {"every": 2}, "last"),
     Row("mask-updates", jpq_jax.mask_updates, {}, "last", budgeted=False),
     Row("cluster-updates", jpq_jax.cluster_updates, {}, "last", budgeted=False),

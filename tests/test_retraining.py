@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -177,3 +178,20 @@ def test_a_pruned_float64_weight_is_exactly_zero() -> None:
         kernel = np.asarray(optax.apply_updates(params, updates)["kernel"])
     assert kernel.dtype == np.float64
     assert 0 < np.count_nonzero(kernel) == np.count_nonzero(abs(kernel) > 1e-6) < 400
+
+
+def test_the_pull_brings_latents_to_their_projection() -> None:
+    """By SGD without a loss: geometrically, and from the side that they are on."""
+    params, zeros = {"kernel": target()}, {"kernel": jnp.zeros(SHAPE)}
+    planner = jpq_jax.joint(jpq_jax.Budget(bits=60))
+    optimizer = jpq_jax.latent(optax.sgd(0.5), planner, every=1000, pull=0.2)
+    state, gaps = optimizer.init(params), []
+    update = jax.jit(optimizer.update)
+    for _ in range(10):
+        updates, state = update(zeros, state, params)
+        params = optax.apply_updates(params, updates)
+        gaps.append(np.asarray(state.latents["kernel"] - params["kernel"]))
+    for before, after in itertools.pairwise(gaps):
+        np.testing.assert_allclose(after, 0.9 * before, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="pull=-1"):
+        jpq_jax.latent(optax.sgd(0.5), planner, pull=-1)

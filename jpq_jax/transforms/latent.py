@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -52,10 +53,15 @@ def latent(
     every: int = 10,
     where: Where = None,
     curvature: Callable[[Any], PyTree] | None = None,
+    pull: optax.ScalarOrSchedule = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Straight-through training: the gradient at Q = P(W) moves the latents W, and the params become the new P(W).
 
-        W <- W + inner(grad loss(Q));   Q <- P(W)
+        W <- W + inner(grad loss(Q) + pull (W - Q));   Q <- P(W)
+
+    Without a pull, weights that the loss wants neither kept nor pruned gather at the border, and cross it in turn.
+    On pruned weights it is the term of Zhou et al., 2021 (arXiv 2102.04010); on kept ones the penalty of ADMM,
+    without its dual variable.
 
     After every update the params take the values of the plan in force, and when it is made they are within its
     budget; `finalize` is always within the whole budget. The params of `init` are the first latents. The model need
@@ -68,6 +74,7 @@ def latent(
       where: which leaves to compress, as in `plan_leaves`. `inner` updates the others as always.
       curvature: from the inner optimizer's state to what an error of each weight costs, like the params; looked at
         when a plan is made. With Adam: `lambda state: optax.tree.get(state, "nu")`.
+      pull: of the latents toward their projection, as a part of the gradient: a number, or a schedule over updates.
 
     Returns:
       A transformation whose `update` needs params; it stands for the whole optimizer. Under
@@ -77,6 +84,8 @@ def latent(
       ValueError: an option out of range; in `init`, nothing to compress; in `update`, updates that do not fit the params.
     """
     check_every("latent", every)
+    if isinstance(pull, int | float) and not 0 <= pull < math.inf:
+        raise ValueError(f"latent: got pull={pull}, expected a finite number of at least 0")
     optimizer = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> LatentState:
@@ -96,6 +105,14 @@ def latent(
         check_update("latent", updates, params)
         leaves = plan_leaves(params, where)
         latents = with_compressed(params, leaves, jax.tree.leaves(state.latents))
+        strength = pull(state.latent_count) if callable(pull) else pull
+        updates = with_compressed(
+            updates,
+            leaves,
+            _pulled(
+                strength, *(compressed_leaves(tree, leaves) for tree in (updates, latents, params))
+            ),
+        )
         updates, inner_state = optimizer.update(updates, state.inner_state, latents, **extra_args)
         moved = compressed_leaves(optax.apply_updates(latents, updates), leaves)
         weights, count = floats(moved), state.latent_count
@@ -117,6 +134,18 @@ def latent(
         return with_compressed(updates, leaves, assigned), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _pulled(
+    strength: Any, gradients: list[jax.Array], latents: list[jax.Array], params: list[jax.Array]
+) -> list[jax.Array]:
+    """The gradients with that of the pull."""
+    if isinstance(strength, int | float) and strength == 0:
+        return gradients
+    return [
+        g + (jnp.asarray(strength, jnp.float32) * (w - q)).astype(g.dtype)
+        for g, w, q in zip(gradients, floats(latents), floats(params), strict=True)
+    ]
 
 
 def _zeros(leaf: Any) -> jax.Array:
