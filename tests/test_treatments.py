@@ -31,6 +31,7 @@ from jpq_jax import (
     rate_bits,
     validate,
 )
+from jpq_jax.allocation.lagrangian import Book, ascending
 from jpq_jax.allocation.rates import CodedRate
 from jpq_jax.granularity import group_mean, group_shape, largest_of, of_group
 
@@ -315,6 +316,13 @@ def test_values_stay_those_of_their_weights() -> None:
         for value in range(1, code.max() + 1):
             mean = np.average(w[code == value], weights=cost[code == value])
             assert codebook[value] == pytest.approx(mean, rel=1e-3)
+
+
+def test_values_that_changed_places_are_put_in_order_with_their_prices() -> None:
+    levels = jnp.array([-1.0, 0.0, 2.0, -3.0, -4.0, 0.0, 6.0, 5.0])
+    found = ascending(Book(levels, 10 + jnp.arange(8.0)), (3, 5))
+    np.testing.assert_array_equal(found.levels, [-1, 0, 2, -4, -3, 0, 5, 6])
+    np.testing.assert_array_equal(found.slot_bits, [10, 11, 12, 14, 13, 15, 17, 16])
 
 
 def test_a_channel_of_next_to_nothing() -> None:

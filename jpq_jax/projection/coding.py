@@ -138,10 +138,10 @@ def _with_spare(code: jax.Array, spare: jax.Array, view: View, treatment: Treatm
         chosen = lying_like(code, lambda code, end: is_before(code.shape, end))(code, end)
     else:
         bits = lax.bitcast_convert_type(view.group_importance, jnp.int32)
-        best = bits > _level_of_last(bits, waits, spare)
+        level = _level_of_last(bits, waits, spare)
+        best = bits > level
         left = spare - replicated(_count)(waits & best)
-        next_best = waits & (bits == _level_of_last(bits, waits, spare))
-        chosen = best | _first_groups(next_best, left, treatment)
+        chosen = best | _first_groups(waits & (bits == level), left, treatment)
     return jnp.where(waits, jnp.where(chosen, -code, 0), code)
 
 

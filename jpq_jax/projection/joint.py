@@ -20,6 +20,7 @@ from jpq_jax.allocation.lagrangian import (
     Problem,
     Start,
     allocate,
+    ascending,
     cold_start,
     spend,
     total,
@@ -320,6 +321,9 @@ def _plan_by(
     unit = unit_of(sketches.exponent)
     coded = jax.vmap(_coded)(fit.levels, fit.spent.at, problem.leaves)
     values = coded.values * unit[:, None]
+    book = Book(coded.codebook, fit.slot_bits)
+    if not problem.rate.flat:  # see `ascending`
+        book = jax.vmap(functools.partial(ascending, slots=ONE))(book)
     counts = coded.reached.counts
 
     def rate_of(counts: jax.Array, bits: jax.Array, size: jax.Array) -> jax.Array:
@@ -332,8 +336,8 @@ def _plan_by(
         joint_multiplier=fit.spent.multiplier,
         joint_levels=candidates.levels * unit[:, None],
         joint_slot_bits=candidates.slot_bits,
-        joint_codebook=coded.codebook * unit[:, None],
-        joint_codebook_bits=fit.slot_bits,
+        joint_codebook=book.levels * unit[:, None],
+        joint_codebook_bits=book.slot_bits,
         joint_leaf_bits=fit.bits,
         joint_exponent=sketches.exponent,
         joint_octaves=sketches.octaves,

@@ -26,10 +26,12 @@ from jpq_jax.plan import (
 )
 from jpq_jax.projection.published import nonzeros, quantize, snap, sparsify
 from jpq_jax.transforms.leaves import (
+    check_every,
     check_update,
     differences,
     floats,
     refilled,
+    value_at,
     where_compressed,
 )
 from jpq_jax.vocabulary import MAX_BITS, Budget, PyTree
@@ -125,12 +127,12 @@ def admm(
         count, target, dual = state.admm_count, floats(state.target), floats(state.dual)
         split = _Split(floats(old), target, dual, state.leaf_bits)
         limit = scheduled(state.bit_budget, budget_schedule, count)
-        strength = jnp.asarray(_value(rho, count), jnp.float32)
+        strength = jnp.asarray(value_at(rho, count), jnp.float32)
         if penalty == "gradient":
             split = lax.cond(count % every == 0, _project_copy, _as_it_is, split, limit)
             steps = _gradient_penalty(steps, split, strength)
         else:
-            pull = strength * jnp.asarray(_value(learning_rate, count), jnp.float32)
+            pull = strength * jnp.asarray(value_at(learning_rate, count), jnp.float32)
             first = count == 0
             split = _proximal_step(_starting_at_weights(split, first), floats(steps), pull)
             due = first | ((count + 1) % every == 0)
@@ -154,18 +156,13 @@ def _check_options(
     if not isinstance(budget, Budget):
         raise ValueError(f"admm: got budget={budget!r}, expected a jpq_jax.Budget")
     # Arrays, which optax.inject_hyperparams makes of numbers, cannot be checked.
-    if isinstance(every, int) and every < 1:
-        raise ValueError(f"admm: got every={every}, expected at least 1")
+    check_every("admm", every)
     if isinstance(start_bits, int) and not 1 <= start_bits <= MAX_BITS:
         raise ValueError(f"admm: got start_bits={start_bits}, expected 1 to {MAX_BITS}")
     if penalty not in ("proximal", "gradient"):
         raise ValueError(f"admm: got penalty={penalty!r}, expected 'proximal' or 'gradient'")
     if penalty == "proximal" and learning_rate is None:
         raise ValueError("admm: the proximal step needs the optimizer's learning_rate")
-
-
-def _value(number: Any, count: jax.Array) -> Any:
-    return number(count) if callable(number) else number
 
 
 def _as_it_is(split: _Split, limit: jax.Array) -> _Split:

@@ -25,6 +25,7 @@ from jpq_jax.transforms.leaves import (
     differences,
     floats,
     refilled,
+    value_at,
     where_compressed,
 )
 from jpq_jax.vocabulary import PyTree
@@ -105,7 +106,7 @@ def latent(
         check_update("latent", updates, params)
         leaves = plan_leaves(params, where)
         latents = with_compressed(params, leaves, jax.tree.leaves(state.latents))
-        strength = pull(state.latent_count) if callable(pull) else pull
+        strength = value_at(pull, state.latent_count)
         updates = with_compressed(
             updates,
             leaves,

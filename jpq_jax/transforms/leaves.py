@@ -19,6 +19,11 @@ def check_every(name: str, every: Any) -> None:
         raise ValueError(f"{name}: got every={every}, expected at least 1")
 
 
+def value_at(number: Any, count: jax.Array) -> Any:
+    """A hyperparameter at an update, be it a schedule or not."""
+    return number(count) if callable(number) else number
+
+
 def compressing_plan(params: PyTree, where: Where) -> list[LeafPlan]:
     """Raises ValueError if nothing is compressed. An empty tree is let through: optax.tree.map_params asks with one."""
     plan = plan_leaves(params, where)
