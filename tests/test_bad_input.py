@@ -105,6 +105,14 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         without_params_in(jpq_jax.mask_updates),
         "mask_updates: update needs the params",
     ),
+    "nothing to mask": (
+        lambda _: jpq_jax.mask_updates().init({"bias": jnp.zeros(3)}),
+        "no leaf to compress: bias: 1 axis",
+    ),
+    "nothing to cluster": (
+        lambda _: jpq_jax.cluster_updates().init({"bias": jnp.zeros(3)}),
+        "no leaf to compress: bias: 1 axis",
+    ),
     "nothing to compress by latents": (latent({"bias": jnp.zeros(3)}), "bias: 1 axis"),
     "bytes for latents": (latent(params(), jpq_jax.Budget(nbytes=99)), "expected ratio or bits"),
     "NaN weights to project": (

@@ -12,7 +12,7 @@ from jax import lax
 
 from jpq_jax.plan import Where, check_finite, compressed_leaves, plan_leaves, with_compressed
 from jpq_jax.sharding import lying_like, replicated
-from jpq_jax.transforms.leaves import check_update, where_compressed
+from jpq_jax.transforms.leaves import check_update, compressing_plan, where_compressed
 from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, LeafPlan, PyTree
 
 _TOGETHER = (
@@ -39,11 +39,12 @@ def cluster_updates(*, where: Where = None) -> optax.GradientTransformationExtra
       where: which leaves have clusters, as in `plan_leaves`. The others' updates pass through.
 
     Raises:
-      ValueError: in `init`, unless traced, a leaf of more than 256 nonzero values, or one that is not finite; in `update`, updates that do not fit the params.
+      ValueError: in `init`, nothing to compress or, unless traced, a leaf of more than 256 nonzero values, or one
+        that is not finite; in `update`, updates that do not fit the params.
     """
 
     def init(params: PyTree) -> ClusterState:
-        plan = plan_leaves(params, where)
+        plan = compressing_plan(params, where)
         clusters = iter([_clusters(*leaf) for leaf in _named(params, plan)])
         return ClusterState(where_compressed(lambda _: next(clusters), params, plan))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jpq_jax.plan import Where, compressed_leaves, plan_leaves, with_compressed
-from jpq_jax.transforms.leaves import check_update
+from jpq_jax.transforms.leaves import check_update, compressing_plan
 from jpq_jax.vocabulary import PyTree
 
 
@@ -23,11 +23,11 @@ def mask_updates(*, where: Where = None) -> optax.GradientTransformationExtraArg
       where: which leaves have a support, as in `plan_leaves`. The others' updates pass through.
 
     Raises:
-      ValueError: in `update`, without params or with updates that do not fit them.
+      ValueError: in `init`, nothing to compress; in `update`, without params or with updates that do not fit them.
     """
 
     def init(params: PyTree) -> optax.EmptyState:
-        plan_leaves(params, where)  # raises if the mask does not fit
+        compressing_plan(params, where)  # raises if there is nothing to mask
         return optax.EmptyState()
 
     def update(
