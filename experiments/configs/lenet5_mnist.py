@@ -22,7 +22,7 @@ _PUBLISHED = Config(
 
 _JOINT = Config(
     method="joint",
-    ratio=4000,
+    ratio=3000,
     shift=1,
     batch_size=128,
     epochs=40,
