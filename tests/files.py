@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jpq_jax import artifact
 from jpq_jax.vocabulary import LEVELS, Codes, is_codes, leaves_with_paths
 
 
@@ -60,3 +61,44 @@ def torch_layout(draw: np.random.Generator) -> dict[str, np.ndarray]:
         )
         tensors[f"{name}.bias"] = draw.normal(size=shape[0]).astype(np.float32)
     return tensors
+
+
+def golden_tree() -> Any:
+    nan = np.array([0x7FC00001, 0x3F800000], np.uint32).view(np.float32)
+    return {
+        "conv": {
+            "kernel": make_codes([[[0, 1], [3, 0]], [[0, 0], [2, 3]]]),
+            "bias": jnp.asarray(nan),
+        },
+        "layers": [
+            {"scale": jnp.asarray([1.5, -2.0], jnp.bfloat16)},
+            None,
+            {"steps": np.array([2**53 + 1], np.int64), "on": jnp.asarray(True)},
+        ],
+        "blocks": {
+            7: make_codes(np.zeros((40, 50)), [0.125], bits=1, dtype="bfloat16"),
+            12: make_codes(np.full((2, 0, 3), 0)),
+        },
+        "dense": make_codes(
+            np.where(np.arange(300) % 37 == 5, 30, np.arange(300) % 2), np.arange(1, 31) / 8, 5
+        ),
+    }
+
+
+GOLDEN_EXTRAS = {
+    "config": "lenet5_mnist",
+    "baseline_accuracy": 0.9919,
+    "note": "é",
+    "list": [1, None],
+}
+
+
+def decode_or_refuse(data: bytes) -> bool:
+    """Whether a file is taken. Anything but a ValueError that names it fails the test."""
+    try:
+        artifact.decode(data)
+    except ValueError as error:
+        if not str(error).startswith("<bytes>: "):
+            raise
+        return False
+    return True

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import files
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jpq_jax import artifact
-
-
-def forge(header: Any, payload: bytes = b"", name: str = "data", key: str = "jpq") -> bytes:
-    """A file with any header and a right checksum, made without the code under test."""
-    text = header if isinstance(header, str) else json.dumps(header)
-    body = np.frombuffer(payload + bytes(4), np.uint8)
-    return with_checksum(safetensors.numpy.save({name: body}, {key: text}))
+from jpq_jax.artifact.adaptive import SYMBOL, Learner
+from jpq_jax.artifact.stream import Writer, uniform
 
 
 def with_checksum(data: bytes) -> bytes:
-    return data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little")
-
-
-def header_of(*leaves: Any, version: Any = 1, extras: Any = None) -> dict[str, Any]:
-    return {"version": version, "leaves": list(leaves), "extras": extras or {}}
+    """The same under a right checksum, made without the code under test."""
+    return data[:4] + zlib.crc32(data[8:], zlib.crc32(data[:4])).to_bytes(4, "little") + data[8:]
 
 
 def small_file() -> bytes:
@@ -63,153 +53,123 @@ def test_every_truncation_and_anything_appended_is_noticed():
             artifact.decode(bad)
 
 
-def decode_or_refuse(data: bytes) -> bool:
-    """Whether a file is taken. Anything but a ValueError that names it fails the test."""
-    try:
-        artifact.decode(data)
-    except ValueError as error:
-        if not str(error).startswith("<bytes>: "):
-            raise
-        return False
-    return True
-
-
 @settings(deadline=None, max_examples=400)
 @given(st.data())
 def test_forged_bytes_under_a_right_checksum_do_no_harm(data: st.DataObject):
     bad = bytearray(small_file())
     for _ in range(data.draw(st.integers(1, 4))):
-        bad[data.draw(st.integers(0, len(bad) - 5))] = data.draw(st.integers(0, 255))
-    decode_or_refuse(with_checksum(bytes(bad)))
+        bad[data.draw(st.integers(0, len(bad) - 1))] = data.draw(st.integers(0, 255))
+    files.decode_or_refuse(with_checksum(bytes(bad)))
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
+def forge(write: Callable[[Writer], Any], stored: bytes = b"", version: int = 2) -> bytes:
+    """A file with any first stream and a right checksum."""
+    writer = Writer()
+    write(writer)
+    stream = writer.finish()
+    length = bytes([len(stream) & 0x7F | 0x80, len(stream) >> 7])
+    return with_checksum(b"JPQ" + bytes([version, *bytes(4)]) + length + stream + stored)
 
 
-@settings(deadline=None, max_examples=300)
-@given(st.lists(json_values, min_size=3, max_size=6), st.binary(max_size=40), json_values)
-def test_forged_records_do_no_harm(fields: list[Any], payload: bytes, extras: Any):
-    decode_or_refuse(forge({"version": 1, "leaves": [fields], "extras": extras}, payload))
-    for place, field in enumerate(fields[:5]):
-        forged: list[Any] = [["w"], [2], "float32", len(payload), 2]
-        forged[place] = field
-        decode_or_refuse(forge(header_of(forged), payload))
+def numbers(*values: int) -> Callable[[Writer], None]:
+    def write(writer: Writer) -> None:
+        for value in values:
+            writer.write_number(value)
+
+    return write
 
 
-@settings(deadline=None, max_examples=200)
-@given(st.lists(st.lists(st.sampled_from(["a", "b", 0, 1, [0], [1]]), max_size=3), max_size=5))
-def test_forged_paths_do_no_harm(paths: list[Any]):
-    data = forge(header_of(*([path, [0], "float32", 0] for path in paths)))
-    if decode_or_refuse(data):
-        codes = artifact.decode(data).codes
-        assert len(jax.tree.leaves(codes)) == len(paths)
-        files.assert_same(artifact.decode(artifact.encode(codes)).codes, codes)
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.binary(max_size=60), st.integers(0, 50))
-def test_forged_codes_do_no_harm(payload: bytes, count: int):
-    decode_or_refuse(forge(header_of([["w"], [count], "float32", len(payload), 2]), payload))
-
-
-ZEROS = bytes([0, 0, 1, 0])  # no values, one symbol, all of the frequency: a leaf of zeros
-
-
-def zeros_record(*shape: int) -> list[Any]:
-    return [["w"], list(shape), "float32", len(ZEROS), 1]
+# Of a header: a dict with one branch; "kernel", "bias" and "weight" of the known names; leaves.
+ONE, TWO = 1 + 3 * 1, 1 + 3 * 2
+KERNEL, BIAS = 1, 2
+FLOAT32, BOOL = 2 * 0, 2 * 8
+NO_EXTRAS = 0
 
 
 def test_forge_makes_files_that_load():
-    data = forge(header_of(zeros_record(3, 4)), ZEROS)
-    files.assert_same(
-        artifact.decode(data).codes, {"w": files.make_codes(np.zeros((3, 4)), (), bits=1)}
-    )
+    data = forge(numbers(ONE, KERNEL, 0, FLOAT32, 1, 2, NO_EXTRAS), bytes(8))
+    files.assert_same(artifact.decode(data).codes, {"kernel": jnp.zeros(2)})
 
 
-CLAIMS = [
-    [zeros_record(2**28)],
-    [zeros_record(2**62, 2**62, 2**62)],
-    [zeros_record(0, 2**40)],
-    [zeros_record(0, 10**400)],
-    [[[str(i)], [2**26], "float32", len(ZEROS), 1] for i in range(3)],
-    [[["w"], [0, 2**40], "float32", 0]],
-]
+def codes_of(*shape: int) -> list[int]:
+    return [ONE, KERNEL, 0, FLOAT32 + 1, len(shape), *shape, 0, NO_EXTRAS]
 
 
-@pytest.mark.parametrize("leaves", CLAIMS, ids=range(len(CLAIMS)))
-def test_enormous_claims_are_refused(leaves: list[Any]):
-    compressed = sum(len(leaf) == 5 for leaf in leaves)
-    with pytest.raises(ValueError, match=r"<bytes>: \d+ elements in a file of \d+ bytes"):
-        artifact.decode(forge(header_of(*leaves), ZEROS * compressed))
+def leaf_of(shape: tuple[int, ...], *then: int) -> Callable[[Writer], None]:
+    """Codes of 1 bit, and what follows."""
+
+    def write(writer: Writer) -> None:
+        numbers(*codes_of(*shape))(writer)
+        writer.write(np.array([0]), uniform(8))
+        numbers(*then)(writer)
+
+    return write
 
 
-def record_like(**changes: Any) -> list[Any]:
-    fields = {"path": ["w"], "shape": [2], "dtype": "float32", "nbytes": 8} | changes
-    return list(fields.values())
+def text(data: bytes) -> Callable[[Writer], None]:
+    """An empty tree, and extras."""
+
+    def write(writer: Writer) -> None:
+        weights = np.ones(256, np.int64)
+        weights[list(b"etaonirslcdumpbkvhgfwyxqzj_0123456789")] = SYMBOL
+        numbers(1, len(data))(writer)
+        Learner(weights).write(writer, np.frombuffer(data, np.uint8))
+
+    return write
 
 
 BAD_FILES = {
     "no bytes": (b"", "not a jpq artifact"),
-    "not safetensors": (b"PK\3\4" * 20, "not a jpq artifact"),
-    "not JSON": ((4).to_bytes(8, "little") + b"{]  ", "not JSON"),
-    "not UTF-8": ((4).to_bytes(8, "little") + b'{"\xff"', "utf-8"),
-    "not an object": ((2).to_bytes(8, "little") + b"[]", "not a JSON object"),
-    "deep JSON": (forge("[" * 10**5), "not JSON"),
-    "other safetensors": (safetensors.numpy.save({"w": np.ones(2)}), "not a jpq artifact"),
-    "other metadata": (forge("{}", key="pt"), "without 'jpq' metadata"),
-    "NaN": (forge('{"version":NaN}'), "NaN is not JSON"),
-    "no version": (forge({}), "version None"),
-    "text version": (forge(header_of(version="1")), "version '1'"),
-    "version 0": (forge(header_of(version=0)), "version 0"),
-    "true version": (forge(header_of(version=True)), "version True"),
-    "newer": (forge(header_of(version=2)), "newer version of jpq_jax: got format version 2"),
-    "no leaves": (forge({"version": 1, "extras": {}}), "lacks"),
-    "no extras": (forge({"version": 1, "leaves": []}), "lacks"),
-    "extras of a list": (forge({"version": 1, "leaves": [], "extras": []}), "lacks"),
-    "other tensor": (forge(header_of(), name="weights"), "got tensors"),
-    "record of text": (forge(header_of("w")), "4 to 6 fields"),
-    "short record": (forge(header_of([["w"], [2], "float32"])), "4 to 6 fields"),
-    "path of text": (forge(header_of(record_like(path="w"))), "steps"),
-    "long path": (forge(header_of(record_like(path=["a"] * 101))), "up to 100 steps"),
-    "float key": (forge(header_of(record_like(path=[0.5]))), "a key or a position"),
-    "true key": (forge(header_of(record_like(path=[True]))), "a key or a position"),
-    "negative position": (forge(header_of(record_like(path=[-1]))), "a key or a position"),
-    "list key": (forge(header_of(record_like(path=[["a"]]))), "an integer key"),
-    "distant position": (forge(header_of(record_like(path=[10**9])), bytes(8)), "are empty"),
-    "negative dim": (forge(header_of(record_like(shape=[-2])), bytes(8)), "dims >= 0"),
-    "float dim": (forge(header_of(record_like(shape=[2.0])), bytes(8)), "dims >= 0"),
-    "many dims": (forge(header_of(record_like(shape=[1] * 65))), "up to 64 dims"),
-    "dtype": (forge(header_of(record_like(dtype="object")), bytes(8)), "a known dtype"),
-    "dtype of a struct": (forge(header_of(record_like(dtype="i4,f4")), bytes(8)), "known dtype"),
-    "dtype of a list": (forge(header_of(record_like(dtype=["f4"]))), "a known dtype"),
-    "negative size": (forge(header_of(record_like(nbytes=-8))), "a number of bytes"),
-    "bits": (forge(header_of([*record_like(), 9]), bytes(8)), "1 to 8 bits"),
-    "null bits": (forge(header_of([*record_like(), None]), bytes(8)), "1 to 8 bits"),
-    "too few bytes": (forge(header_of(record_like()), bytes(7)), "7 bytes of leaves, expected 8"),
-    "too many bytes": (forge(header_of(record_like()), bytes(9)), "9 bytes of leaves, expected 8"),
-    "array too short": (forge(header_of(record_like(nbytes=4)), bytes(4)), "leaf 'w': got 4"),
-    "bool of 2": (forge(header_of(record_like(dtype="bool", nbytes=2)), b"\1\2"), "neither 0"),
-    "path twice": (forge(header_of(record_like(), record_like()), bytes(16)), "two leaves have"),
-    "leaf on a leaf": (
-        forge(header_of(record_like(), record_like(path=["w", "x"])), bytes(16)),
-        "leaf 'w/x': another leaf",
+    "only magic": (b"JPQ", "truncated within its header"),
+    "not a file of ours": (b"PK\3\4" * 20, "not a jpq artifact"),
+    "newer": (forge(numbers(1, 0), version=3), "newer version of jpq_jax: got format version 3"),
+    "version 0": (forge(numbers(1, 0), version=0), "format version 0"),
+    "endless length": (with_checksum(b"JPQ\2" + bytes(4) + b"\xff" * 20), "does not end"),
+    "stream too long": (with_checksum(b"JPQ\2" + bytes(4) + b"\x05abc"), "expected at least"),
+    "zero byte": (with_checksum(b"JPQ\2" + bytes(4) + b"\x02a\0"), "zero byte"),
+    "unknown name": (forge(numbers(ONE, 99)), "got name 99"),
+    "unknown dtype": (forge(numbers(0, 2 * 25)), "got dtype 25"),
+    "many dims": (forge(numbers(0, FLOAT32, 65)), "65 dims"),
+    "many branches": (forge(numbers(1 + 3 * 10**6, KERNEL)), "longer than its file"),
+    "long extras": (forge(numbers(1, 10**6)), "longer than its file"),
+    "deep": (forge(numbers(*[1 + 3 + 1, 0] * 101)), "more than 100 steps"),
+    "distant position": (
+        forge(numbers(1 + 3 + 1, 10**9, 0, FLOAT32, 0, NO_EXTRAS), bytes(4)),
+        "are empty",
     ),
-    "leaf under a leaf": (
-        forge(header_of(record_like(path=["w", "x"]), record_like()), bytes(16)),
-        "leaf 'w': another leaf",
+    "extras that are no JSON": (forge(text(b"{]")), "not JSON"),
+    "extras of NaN": (forge(text(b"[NaN]")), "NaN is not JSON"),
+    "extras of a list": (forge(text(b"[]")), "extras are not a JSON object, but a list"),
+    "extras of no text": (forge(text(b"\xff\xff")), "utf-8"),
+    "path twice": (
+        forge(numbers(TWO, KERNEL, 0, FLOAT32, 0, KERNEL, 0, FLOAT32, 0, NO_EXTRAS), bytes(8)),
+        "not in the order",
     ),
-    "leaf over the root": (
-        forge(header_of(record_like(path=[]), record_like()), bytes(16)),
-        r"leaf '\(root\)': another leaf",
+    "paths out of order": (
+        forge(numbers(TWO, KERNEL, 0, FLOAT32, 0, BIAS, 0, FLOAT32, 0, NO_EXTRAS), bytes(8)),
+        "not in the order",
     ),
-    "mixed keys": (
-        forge(header_of(record_like(), record_like(path=[0])), bytes(16)),
-        "keys of different kinds",
+    "too few bytes": (
+        forge(numbers(0, FLOAT32, 1, 2, NO_EXTRAS), bytes(7)),
+        "21 bytes, expected 22",
     ),
+    "too many bytes": (
+        forge(numbers(0, FLOAT32, 1, 2, NO_EXTRAS), bytes(9)),
+        "23 bytes, expected 22",
+    ),
+    "bool of 2": (forge(numbers(0, BOOL, 1, 2, NO_EXTRAS), b"\1\2"), "neither 0"),
+    "more than was read": (
+        forge(numbers(0, FLOAT32, 0, NO_EXTRAS, 7, 7, 7), bytes(4)),
+        "more than",
+    ),
+    "many values": (forge(leaf_of((3,), 257, 0)), "leaf 'kernel': 0 negative of 257 values"),
+    "more negative values than values": (forge(leaf_of((3,), 2, 3)), "3 negative of 2 values"),
+    "kind of values": (forge(leaf_of((3,), 1, 0, 2)), "values of kind 2"),
+    "kind of floats": (forge(leaf_of((3,), 1, 0, 0, 1)), "floats from byte 1"),
+    "kind of numbers": (forge(leaf_of((3,), 0, 0, 2)), "numbers of kind 2"),
+    "kind of lines": (forge(leaf_of((3,), 0, 0, 1, 0, 2)), "lines of kind 2"),
+    "wide exponents": (forge(leaf_of((3,), 0, 0, 1, 0, 1, 0, 300)), "exponents 0 to 300"),
+    "wide base": (forge(leaf_of((3,), 0, 0, 1, 2000, 0, 0, 0)), "exponent 1000"),
 }
 
 
@@ -219,29 +179,22 @@ def test_bad_file_says_what_is_wrong(data: bytes, message: str):
         artifact.decode(data)
 
 
-def u16(*numbers: int) -> bytes:
-    return np.array(numbers, "<u2").tobytes()
+@pytest.mark.parametrize("shape", [(2**28,), (2**62, 2**62, 2**62), (0, 2**40), (2**63, 0)])
+def test_enormous_claims_are_refused(shape: tuple[int, ...]):
+    stored = numbers(ONE, KERNEL, 0, FLOAT32, len(shape), *shape, NO_EXTRAS)
+    for write in (stored, leaf_of(shape, 0, 0, 0)):
+        with pytest.raises(ValueError, match=r"<bytes>: \d+ elements in a file of \d+ bytes"):
+            artifact.decode(forge(write))
 
 
-BAD_CODES = {
-    "nothing": (b"", "0 bytes left"),
-    "too many values": (u16(257, 1), "257 values"),
-    "too many symbols": (u16(0, 258), "258 codes"),
-    "values missing": (u16(2, 1) + bytes(4), "4 bytes left, expected at least 8"),
-    "frequencies missing": (u16(0, 3) + bytes(5), "5 bytes left, expected at least 6"),
-    "no symbols": (u16(0, 0), "frequency table of 0 entries for 3 symbols"),
-    "frequencies over the total": (u16(0, 3) + b"\xff" * 6, "frequencies are not"),
-    "words for one symbol": (u16(0, 1) + bytes([1, 0, 0, 0]), "less than two distinct"),
-    "a zero word": (u16(0, 2) + b"\0\0\1" + bytes(4), "zero word"),
-    "too many words": (u16(0, 2) + b"\0\0\1" + b"\1" * 40, "more than 3 symbols"),
-    "part of a word": (u16(0, 2) + b"\0\0\1" + b"\1" * 3, "3 bytes after the last"),
-    "NaN in the codebook": (u16(1, 1) + b"\0\0\xc0\x7f", "not finite"),
-    "code without bits": (u16(0, 4) + bytes(9), "codes 3 to 3"),
-}
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.integers(0, 40), max_size=40), st.binary(max_size=40))
+def test_forged_streams_do_no_harm(values: list[int], stored: bytes):
+    files.decode_or_refuse(forge(numbers(*values), stored))
+    files.decode_or_refuse(forge(leaf_of((3, 4), *values), stored))
 
 
-@pytest.mark.parametrize(("payload", "message"), BAD_CODES.values(), ids=BAD_CODES)
-def test_bad_codes_name_the_leaf(payload: bytes, message: str):
-    data = forge(header_of([["w"], [3], "float32", len(payload), 1]), payload)
-    with pytest.raises(ValueError, match=r"^<bytes>: .*leaf 'w': .*" + message):
-        artifact.decode(data)
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=100))
+def test_any_stream_does_no_harm(data: bytes):
+    files.decode_or_refuse(with_checksum(b"JPQ\2" + bytes(4) + bytes([len(data)]) + data))

@@ -1,144 +1,169 @@
-"""Records and payloads <-> the bytes of a file: a safetensors file with one tensor.
+"""Leaves <-> the bytes of a file: magic, checksum, and the leaves in blocks. `docs/format.md` has it byte by byte.
 
-Its one metadata entry, `jpq`, is the header: JSON with the version, the leaf records and the
-extras. The tensor holds the leaves' bytes and, last, a checksum of all bytes before it.
-`docs/format.md` has it byte by byte.
+A block is a stream, and then the arrays of its leaves that are stored as they are. The first stream begins with the header.
 """
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-import safetensors
-import safetensors.numpy
+from jpq_jax.artifact import leaf as leaves
+from jpq_jax.artifact.header import read_header, write_header
+from jpq_jax.artifact.record import Extras, Path, Record, check_elements
+from jpq_jax.artifact.stream import Reader, Writer
 
-from jpq_jax.artifact.record import Record, check_elements, from_json, to_json
+MAGIC = b"JPQ"
+VERSION = 2
 
-FORMAT = "jpq"
-VERSION = 1
-
-_TENSOR = "data"
-_LENGTH_BYTES = 8
 _CHECKSUM_BYTES = 4
+_START = len(MAGIC) + 1 + _CHECKSUM_BYTES
+_BLOCK = 2**20  # weights after which a block ends
+_LONGEST_VARINT = 9  # bytes
 
-Extras = dict[str, Any]
+
+class Packed(NamedTuple):
+    """Attributes:
+    data: the bytes of a file.
+    leaf_bytes: of it, what each leaf takes, in order. Streams are shared: bits are rounded so that they sum to whole bytes.
+    """
+
+    data: bytes
+    leaf_bytes: list[int]
 
 
-def pack(records: Sequence[Record], payloads: Sequence[bytes], extras: Extras | None) -> bytes:
-    """The bytes of a file with these leaves, the same in every process.
+def pack(tree: Mapping[Path, Any], extras: Extras | None) -> Packed:
+    """The bytes of a file with these leaves, sorted by path; the same in every process.
 
     Raises:
-      TypeError: if the extras are not a dict.
-      ValueError: if they do not survive JSON unchanged, or if the file would be one that `unpack`
-        refuses for its number of elements.
+      TypeError, ValueError: for leaves or extras that cannot be stored, or if the file would be one that `unpack` refuses
+        for its number of elements.
     """
-    header = {"version": VERSION, "leaves": [*map(to_json, records)], "extras": _checked(extras)}
-    body = np.frombuffer(b"".join(payloads) + bytes(_CHECKSUM_BYTES), np.uint8)
-    # One metadata entry only: safetensors would write several in random order.
-    data = safetensors.numpy.save({_TENSOR: body}, {FORMAT: _dumps(header)})
-    data = data[:-_CHECKSUM_BYTES] + _checksum(data)
-    check_elements(records, len(data))
-    return data
+    records = [leaves.record_of(path, leaf) for path, leaf in tree.items()]
+    values = list(tree.values())
+    coded: list[_Block] = []
+    for start, end in reversed(_blocks(records)):
+        writer = Writer()
+        if (
+            start == 0
+        ):  # the first block tells how long the others' streams are, and so is written last
+            write_header(writer, records, extras)
+            for block in reversed(coded):
+                writer.write_number(len(block.stream))
+        coded.append(_write_block(writer, records[start:end], values[start:end]))
+    coded.reverse()
+    body = b"".join(
+        [_varint(len(coded[0].stream)), *(part for block in coded for part in block[:2])]
+    )
+    start = MAGIC + bytes([VERSION])
+    data = start + _checksum(start, body) + body
+    check_elements((record.shape for record in records), len(data))
+    return Packed(data, [size for block in coded for size in block.leaf_bytes])
 
 
-def unpack(data: bytes) -> tuple[list[Record], list[bytes], Extras]:
-    """The inverse of `pack`, for bytes that nobody vouches for: records, payloads, extras.
+def unpack(data: bytes) -> tuple[list[Record], Extras, Iterator[Any]]:
+    """The inverse of `pack`, for bytes that nobody vouches for: records, extras, and the leaves in their order.
+
+    Nothing is allocated for a leaf before it is asked for.
 
     Raises:
-      ValueError: saying what is wrong with them.
+      ValueError: saying what is wrong with them, also while the leaves are read.
     """
-    header = _header(data)
-    _check_version(header.get("version"))
-    if _checksum(data) != data[-_CHECKSUM_BYTES:]:
+    if len(data) < _START or _checksum(data[: len(MAGIC) + 1], data[_START:]) != _stated(data):
         raise ValueError("the checksum does not match: the file was truncated or altered")
-    leaves, extras = header.get("leaves"), header.get("extras")
-    if not isinstance(leaves, list) or not isinstance(extras, dict):
-        raise ValueError("the header lacks a list of leaves or a dict of extras")
-    records = [from_json(leaf) for leaf in leaves]
-    check_elements(records, len(data))
-    return records, _split(_body(data), records), extras
+    length, start = _read_varint(data, _START)
+    first = _slice(data, start, length)
+    reader = Reader(first)
+    records, extras = read_header(reader, len(data))
+    if any(a.path >= b.path for a, b in pairwise(records)):
+        raise ValueError("the leaves are not in the order of their paths")
+    check_elements((record.shape for record in records), len(data))
+    blocks = _blocks(records)
+    lengths = [length, *(reader.read_number() for _ in blocks[1:])]
+    raw = [sum(map(leaves.array_size, records[start:end])) for start, end in blocks]
+    if start + sum(lengths) + sum(raw) != len(data):
+        raise ValueError(f"got {len(data)} bytes, expected {start + sum(lengths) + sum(raw)}")
+
+    def read() -> Iterator[Any]:
+        at = start
+        for (first, last), coded, stored in zip(blocks, lengths, raw, strict=True):
+            stream = reader if at == start else Reader(_slice(data, at, coded))
+            yield from _read_block(stream, records[first:last], _slice(data, at + coded, stored))
+            at += coded + stored
+
+    return records, extras, read()
 
 
-def _checksum(data: bytes) -> bytes:
-    """Of all bytes but the last four, which it takes."""
-    return zlib.crc32(memoryview(data)[:-_CHECKSUM_BYTES]).to_bytes(_CHECKSUM_BYTES, "little")
+def _blocks(records: Sequence[Record]) -> list[tuple[int, int]]:
+    """First and last leaf of each block, at least one. A function of the shapes alone."""
+    ends, weights = [0], 0
+    for i, record in enumerate(records[:-1]):
+        weights += record.size
+        if weights >= _BLOCK:
+            ends.append(i + 1)
+            weights = 0
+    return list(pairwise([*ends, len(records)]))
 
 
-def _checked(extras: Extras | None) -> Extras:
-    """The extras, if JSON gives them back as they are."""
-    extras = {} if extras is None else extras
-    if not isinstance(extras, dict):
-        raise TypeError(f"extras: got {type(extras).__name__}, expected a dict")
-    try:
-        unchanged = json.loads(_dumps(extras)) == extras
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"extras cannot be written as JSON: {error}") from error
-    if not unchanged:
-        raise ValueError(
-            "extras change when written as JSON: expected dicts with string keys, lists, strings, "
-            f"finite numbers, booleans and None, got {extras!r}"
-        )
-    return extras
+class _Block(NamedTuple):
+    stream: bytes
+    stored: bytes
+    leaf_bytes: list[int]
 
 
-def _dumps(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
+def _write_block(writer: Writer, records: Sequence[Record], values: Sequence[Any]) -> _Block:
+    stored, bits = [], [writer.bits]
+    for record, value in zip(records, values, strict=True):
+        if record.compressed:
+            leaves.write_codes(writer, value)
+        else:
+            stored.append(leaves.array_bytes(value))
+        bits.append(writer.bits)
+    stream = writer.finish()
+    ends = [int(part / max(bits[-1], 1) * len(stream)) for part in bits]
+    sizes = [
+        b - a + leaves.array_size(r) for r, (a, b) in zip(records, pairwise(ends), strict=True)
+    ]
+    return _Block(stream, b"".join(stored), sizes)
 
 
-def _loads(text: str) -> dict[str, Any]:
-    """A JSON object. Raises ValueError, also for what only Python takes for JSON."""
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the header is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"the header is not a JSON object, but a {type(value).__name__}")
-    return value
+def _read_block(reader: Reader, records: Sequence[Record], stored: bytes) -> Iterator[Any]:
+    ends = accumulate(map(leaves.array_size, records), initial=0)
+    for record, (start, end) in zip(records, pairwise(ends), strict=True):
+        if record.compressed:
+            yield leaves.read_codes(reader, record)
+        else:
+            yield leaves.array_of(record, stored[start:end])
+    reader.finish()
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _checksum(start: bytes, body: bytes) -> bytes:
+    return zlib.crc32(body, zlib.crc32(start)).to_bytes(_CHECKSUM_BYTES, "little")
 
 
-def _header(data: bytes) -> dict[str, Any]:
-    length = int.from_bytes(data[:_LENGTH_BYTES], "little")
-    if len(data) < _LENGTH_BYTES or length > len(data) - _LENGTH_BYTES:
-        raise ValueError("not a jpq artifact, or one truncated within its header")
-    text = data[_LENGTH_BYTES : _LENGTH_BYTES + length].decode("utf-8")
-    metadata = _loads(text).get("__metadata__")
-    header = metadata.get(FORMAT) if isinstance(metadata, dict) else None
-    if not isinstance(header, str):
-        raise ValueError(f"not a jpq artifact: a safetensors file without {FORMAT!r} metadata")
-    return _loads(header)
+def _stated(data: bytes) -> bytes:
+    return data[len(MAGIC) + 1 : _START]
 
 
-def _check_version(version: Any) -> None:
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ValueError(f"got format version {version!r}, expected {VERSION}")
-    if version > VERSION:
-        raise ValueError(
-            f"made by a newer version of jpq_jax: got format version {version}, expected {VERSION}"
-        )
+def _slice(data: bytes, start: int, length: int) -> bytes:
+    if start + length > len(data):
+        raise ValueError(f"got {len(data)} bytes, expected at least {start + length}")
+    return data[start : start + length]
 
 
-def _body(data: bytes) -> bytes:
-    """The leaves' bytes, without the checksum."""
-    try:
-        tensors = dict(safetensors.deserialize(data))
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"not a safetensors file: {error}") from error
-    if list(tensors) != [_TENSOR] or tensors[_TENSOR]["dtype"] != "U8":
-        raise ValueError(f"got tensors {sorted(tensors)}, expected one of U8, {_TENSOR!r}")
-    return bytes(tensors[_TENSOR]["data"])[:-_CHECKSUM_BYTES]
+def _varint(value: int) -> bytes:
+    """Seven bits to a byte, the low ones first; the highest bit says that more follow."""
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
 
 
-def _split(body: bytes, records: Sequence[Record]) -> list[bytes]:
-    ends = [0, *accumulate(record.nbytes for record in records)]
-    if ends[-1] != len(body):
-        raise ValueError(f"got {len(body)} bytes of leaves, expected {ends[-1]}")
-    return [body[start:end] for start, end in pairwise(ends)]
+def _read_varint(data: bytes, start: int) -> tuple[int, int]:
+    """The number, and where it ends."""
+    value = 0
+    for at in range(start, min(start + _LONGEST_VARINT, len(data))):
+        value |= (data[at] & 0x7F) << 7 * (at - start)
+        if data[at] < 0x80:
+            return value, at + 1
+    raise ValueError("a length that does not end")

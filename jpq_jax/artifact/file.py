@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax.tree_util import tree_unflatten
 
-from jpq_jax.artifact import container, leaf, tree
-from jpq_jax.artifact.container import Extras
+from jpq_jax.artifact import container, tree, version1
+from jpq_jax.artifact.record import Extras, Record, path_name
 from jpq_jax.artifact.record import Path as LeafPath
-from jpq_jax.artifact.record import Record, path_name
 from jpq_jax.vocabulary import PyTree, validate
 
 
@@ -34,7 +34,8 @@ class Sizes(NamedTuple):
     """Where the bytes of a file go.
 
     Attributes:
-      leaves: path and coded bytes of each leaf, in the order of the file.
+      leaves: path and bytes of each leaf, in the order of the file. They share the bytes at their borders, which are
+        counted for one of them.
       container: what is not coded leaves: names, shapes, extras, checksum.
       nbytes: of the file; the sum of the above.
     """
@@ -88,8 +89,7 @@ def encode(codes: PyTree, extras: Extras | None = None) -> bytes:
         extras do not survive JSON, or if a file so small may not claim so many weights (see
         `record.check_elements`).
     """
-    records, payloads = _pack_leaves(codes)
-    return container.pack(records, payloads, extras)
+    return _packed(codes, extras).data
 
 
 def decode(data: bytes, like: PyTree | None = None, source: str = "<bytes>") -> Artifact:
@@ -122,30 +122,45 @@ def leaf_bytes(codes: PyTree, extras: Extras | None = None) -> Sizes:
     Raises:
       TypeError, ValueError: as `encode` does.
     """
-    records, payloads = _pack_leaves(codes)
-    nbytes = len(container.pack(records, payloads, extras))
-    leaves = [(path_name(record.path), record.nbytes) for record in records]
-    return Sizes(leaves, nbytes - sum(size for _, size in leaves), nbytes)
+    packed = _packed(codes, extras)
+    paths = map(path_name, tree.flatten(codes))
+    leaves = list(zip(paths, packed.leaf_bytes, strict=True))
+    return Sizes(leaves, len(packed.data) - sum(packed.leaf_bytes), len(packed.data))
 
 
-def _pack_leaves(codes: PyTree) -> tuple[list[Record], list[bytes]]:
-    leaves = tree.flatten(validate(codes))
-    packed = [leaf.pack(path, value) for path, value in leaves.items()]
-    return [record for record, _ in packed], [payload for _, payload in packed]
+def _packed(codes: PyTree, extras: Extras | None) -> container.Packed:
+    return container.pack(tree.flatten(validate(codes)), extras)
 
 
 def _decode(data: bytes, like: PyTree | None) -> tuple[PyTree, Extras]:
-    records, payloads, extras = container.unpack(data)
+    records, extras, values = _unpacker(data)(data)
     by_path: dict[LeafPath, Record] = {}
     for record in records:
         if by_path.setdefault(record.path, record) is not record:
             raise ValueError(f"leaf {path_name(record.path)!r}: two leaves have this path")
     places = None if like is None else tree.fit(by_path, like)  # before anything is decoded
-    leaves = {r.path: leaf.unpack(r, p) for r, p in zip(records, payloads, strict=True)}
+    leaves = dict(zip(by_path, values, strict=True))
     if places is None:
         return validate(tree.build(leaves)), extras
     paths, structure = places
     return validate(tree_unflatten(structure, [leaves[path] for path in paths])), extras
+
+
+def _unpacker(data: bytes) -> Callable[[bytes], tuple[list[Record], Extras, Iterator[Any]]]:
+    """By the version that a file states."""
+    if not data.startswith(container.MAGIC):
+        return version1.unpack
+    if len(data) == len(container.MAGIC):
+        raise ValueError("not a jpq artifact, or one truncated within its header")
+    version = data[len(container.MAGIC)]
+    if version > container.VERSION:
+        raise ValueError(
+            f"made by a newer version of jpq_jax: got format version {version}, "
+            f"expected up to {container.VERSION}"
+        )
+    if version != container.VERSION:
+        raise ValueError(f"got format version {version}, expected {container.VERSION}")
+    return container.unpack
 
 
 def _write(path: Path, data: bytes) -> None:

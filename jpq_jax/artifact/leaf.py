@@ -1,4 +1,4 @@
-"""One leaf <-> its bytes in the payload."""
+"""A leaf <-> its part of an entropy-coded stream, or its bytes as they are."""
 
 from __future__ import annotations
 
@@ -10,157 +10,101 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jpq_jax.artifact import coder
+from jpq_jax.artifact.numbers import read_numbers, write_numbers
 from jpq_jax.artifact.record import DTYPES, Path, Record, path_name
-from jpq_jax.vocabulary import LEVELS, Codes, is_codes
+from jpq_jax.artifact.stream import Reader, Writer, uniform
+from jpq_jax.artifact.values import (
+    read_floats,
+    read_values,
+    values_of,
+    write_floats,
+    write_values,
+)
+from jpq_jax.vocabulary import MAX_BITS, Codes, is_codes
 
-_COUNTS = np.dtype("<u2")
-_VALUE = np.dtype("<f4")
-_WORD = np.dtype("<u4")
-_FREQUENCY_BYTES = coder.PRECISION // 8
+_NO_CODE = -1
 
 
-def pack(path: Path, leaf: Any) -> tuple[Record, bytes]:
-    """The record and the bytes of a leaf.
+def record_of(path: Path, leaf: Any) -> Record:
+    """What a file states about a leaf.
 
     Raises:
       TypeError: if the leaf is neither a `Codes` nor an array of one of `DTYPES`.
-      ValueError: if the fields of a `Codes` are not of the dtypes and shapes that it states.
+      ValueError: if the dtype that a `Codes` states is not one of them.
     """
-    if is_codes(leaf):
-        _check_dtype(path, leaf)
-        payload, bits = _pack_codes(leaf), int(leaf.bits)
-        scale = None if leaf.scale is None else tuple(leaf.scale.shape)
-        return Record(path, tuple(leaf.shape), leaf.dtype, bits, len(payload), scale), payload
-    array = _stored_array(path, leaf)
-    return Record(path, array.shape, array.dtype.name, None, array.nbytes), array.tobytes()
-
-
-def unpack(record: Record, payload: bytes) -> Codes | jax.Array | NDArray[Any]:
-    """The inverse of `pack`, for a record and bytes that nobody vouches for.
-
-    Allocates about 2 bytes an element, so check the records first.
-
-    Raises:
-      ValueError: naming the leaf, if the bytes are not what `pack` gives for such a leaf.
-    """
-    try:
-        if record.bits is None:
-            return _unpack_array(record, payload)
-        return _unpack_codes(record, record.bits, payload)
-    except ValueError as error:
-        raise ValueError(f"leaf {path_name(record.path)!r}: {error}") from error
-
-
-def _check_dtype(path: Path, leaf: Codes) -> None:
-    if leaf.dtype not in DTYPES:
-        raise ValueError(
-            f"codes of leaf {path_name(path)!r}: got dtype {leaf.dtype!r}, "
-            f"expected one of {', '.join(sorted(DTYPES))}"
-        )
-
-
-def _stored_array(path: Path, leaf: Any) -> NDArray[Any]:
     name = path_name(path)
+    if is_codes(leaf):
+        if leaf.dtype not in DTYPES:
+            raise ValueError(
+                f"codes of leaf {name!r}: got dtype {leaf.dtype!r}, expected one of {', '.join(sorted(DTYPES))}"
+            )
+        scale = None if leaf.scale is None else tuple(leaf.scale.shape)
+        return Record(path, tuple(leaf.shape), leaf.dtype, True, scale)
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
         raise TypeError(f"leaf {name!r}: got {type(leaf).__name__}, expected an array or Codes")
     if leaf.dtype.name not in DTYPES:
         raise TypeError(
             f"leaf {name!r}: got dtype {leaf.dtype}, expected one of {', '.join(sorted(DTYPES))}"
         )
-    return np.asarray(leaf).astype(np.dtype(leaf.dtype.name), copy=False)  # in native byte order
+    return Record(path, tuple(leaf.shape), leaf.dtype.name, False)
 
 
-def _unpack_array(record: Record, payload: bytes) -> jax.Array | NDArray[Any]:
+def array_bytes(leaf: Any) -> bytes:
+    """A stored array's elements in C order, in native byte order."""
+    return np.asarray(leaf).astype(np.dtype(leaf.dtype.name), copy=False).tobytes()
+
+
+def array_of(record: Record, data: bytes) -> jax.Array | NDArray[Any]:
+    """The inverse, for bytes that nobody vouches for. Raises ValueError, naming the leaf."""
     dtype = np.dtype(record.dtype)
-    nbytes = math.prod(record.shape) * dtype.itemsize
-    if len(payload) != nbytes:
-        raise ValueError(f"got {len(payload)} bytes, expected {nbytes} for {dtype}{record.shape}")
-    if dtype == np.bool_ and payload.strip(b"\0\1"):
-        raise ValueError("a bool that is neither 0 nor 1")
-    array = np.frombuffer(payload, dtype).reshape(record.shape).copy()
+    if dtype == np.bool_ and data.strip(b"\0\1"):
+        raise ValueError(f"leaf {path_name(record.path)!r}: a bool that is neither 0 nor 1")
+    array = np.frombuffer(data, dtype).reshape(record.shape).copy()
     # Without x64, JAX would round what it cannot hold; such arrays stay NumPy's.
     return jnp.asarray(array) if jax.dtypes.canonicalize_dtype(dtype) == dtype else array
 
 
-def _pack_codes(leaf: Codes) -> bytes:
+def array_size(record: Record) -> int:
+    """Bytes that a leaf takes as it is; 0 for a compressed one."""
+    return 0 if record.compressed else record.size * np.dtype(record.dtype).itemsize
+
+
+def write_codes(writer: Writer, leaf: Codes) -> None:
+    writer.write(np.array([int(leaf.bits) - 1]), uniform(MAX_BITS))
     code = np.asarray(leaf.code)
-    values = np.asarray(leaf.codebook)[1 : 1 + _last_value(np.asarray(leaf.codebook))]
-    table = coder.frequency_table(code)
-    words = coder.encode(code, table)
-    counts = np.array([values.size, table.size], _COUNTS)
-    scale = np.zeros(0) if leaf.scale is None else np.asarray(leaf.scale)
-    return b"".join(
-        [
-            counts.tobytes(),
-            values.astype(_VALUE).tobytes(),
-            scale.astype(_VALUE).tobytes(),
-            _pack_frequencies(table),
-            words.astype(_WORD).tobytes(),
-        ]
-    )
+    values = values_of(np.asarray(leaf.codebook), int(code.max(initial=0)))
+    write_values(writer, values)
+    if leaf.scale is not None:
+        write_floats(writer, np.asarray(leaf.scale))
+    write_numbers(writer, values.numbers[code], values.low, values.high)
 
 
-def _unpack_codes(record: Record, bits: int, payload: bytes) -> Codes:
-    reader = _Reader(payload)
-    values, symbols = (int(count) for count in reader.take(2, _COUNTS))
-    if values >= LEVELS or symbols > LEVELS:
-        raise ValueError(f"{values} values and {symbols} codes, expected up to {LEVELS - 1} values")
-    codebook = np.zeros(LEVELS, np.float32)
-    codebook[1 : 1 + values] = reader.take(values, _VALUE)
-    scale = None
-    if record.scale is not None:
-        scale = jnp.asarray(reader.take(math.prod(record.scale), _VALUE).reshape(record.scale))
-    table = _read_frequencies(reader, symbols)
-    words = reader.take(reader.left // _WORD.itemsize, _WORD)
-    if reader.left:
-        raise ValueError(f"{reader.left} bytes after the last coded word")
-    code = coder.decode(words, table, math.prod(record.shape))
+def read_codes(reader: Reader, record: Record) -> Codes:
+    """Raises ValueError, naming the leaf, for what no writer gives."""
+    try:
+        bits = 1 + int(reader.read(1, uniform(MAX_BITS))[0])
+        values = read_values(reader)
+        scale = None
+        if record.scale is not None:
+            scale = jnp.asarray(read_floats(reader, math.prod(record.scale)).reshape(record.scale))
+        numbers = read_numbers(reader, record.shape, values.low, values.high)
+        code = _code_of(values.numbers)[numbers - values.low]
+        if code.min(initial=0) == _NO_CODE:
+            raise ValueError("a code that stands for no value")
+    except ValueError as error:
+        raise ValueError(f"leaf {path_name(record.path)!r}: {error}") from error
     return Codes(
-        code=jnp.asarray(code.reshape(record.shape)),
-        codebook=jnp.asarray(codebook),
+        code=jnp.asarray(code),
+        codebook=jnp.asarray(values.codebook),
         bits=jnp.asarray(bits, jnp.int32),
         dtype=record.dtype,
         scale=scale,
     )
 
 
-def _last_value(codebook: NDArray[np.float32]) -> int:
-    """The last index of a value other than +0.0, which is all that follows it; 0 without one."""
-    return int(np.flatnonzero(codebook.view(np.uint32)).max(initial=0))
-
-
-def _pack_frequencies(table: NDArray[np.int64]) -> bytes:
-    """All but the last, which is what the others leave of `coder.TOTAL`."""
-    wide = table[:-1].astype("<u4").view(np.uint8).reshape(-1, 4)
-    return wide[:, :_FREQUENCY_BYTES].tobytes()
-
-
-def _read_frequencies(reader: _Reader, symbols: int) -> NDArray[np.int64]:
-    if not symbols:
-        return np.zeros(0, np.int64)
-    narrow = reader.take((symbols - 1) * _FREQUENCY_BYTES, np.dtype(np.uint8))
-    wide = np.zeros((symbols - 1, 4), np.uint8)
-    wide[:, :_FREQUENCY_BYTES] = narrow.reshape(-1, _FREQUENCY_BYTES)
-    others = wide.view("<u4")[:, 0].astype(np.int64)
-    return np.append(others, coder.TOTAL - others.sum())
-
-
-class _Reader:
-    """Takes arrays off the front of some bytes; raises ValueError once they run out."""
-
-    def __init__(self, payload: bytes) -> None:
-        self._payload = payload
-        self._offset = 0
-
-    @property
-    def left(self) -> int:
-        return len(self._payload) - self._offset
-
-    def take(self, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        nbytes = count * dtype.itemsize
-        if nbytes > self.left:
-            raise ValueError(f"{self.left} bytes left, expected at least {nbytes}")
-        array = np.frombuffer(self._payload, dtype, count, self._offset)
-        self._offset += nbytes
-        return array.astype(dtype.newbyteorder("="))
+def _code_of(numbers: NDArray[np.int16]) -> NDArray[np.int16]:
+    """[high - low + 1], the code of each number from the lowest on."""
+    low = int(numbers.min())
+    codes = np.full(int(numbers.max()) - low + 1, _NO_CODE, np.int16)
+    codes[numbers - low] = np.arange(numbers.size, dtype=np.int16)
+    return codes

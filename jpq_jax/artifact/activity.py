@@ -1,0 +1,195 @@
+"""How large the codes of a leaf tend to be, by its lines: what tells its weights apart for the entropy coder.
+
+Codes are looked at as whole numbers around 0, and a leaf as [positions, inputs, outputs]. The expected size of a code is taken for
+a product of one factor of its position, one of its input and one of its output. All factors are powers of the square root of 2, so
+that the exponent of the product, a weight's class, is a sum of whole numbers. A line without a nonzero is dead: its codes take nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jpq_jax.artifact.adaptive import SYMBOL, Learner
+from jpq_jax.artifact.stream import Reader, Writer, read_signed, write_signed
+
+CLASSES = 128
+_MIDDLE = CLASSES // 2  # the class of exponent 0
+_WIDEST = 2**8  # exponents of lines lie below
+_LINE_BITS = 24.0  # about what the range of a line's exponents takes
+
+Lines = NDArray[np.int32]
+Exponents = tuple[Lines | None, ...]
+
+
+class Activity(NamedTuple):
+    """Attributes:
+    base: exponent of the codes' mean size.
+    lines: for each axis the exponents of its lines against that; None if they are taken to be alike.
+    alive: for each axis which lines hold a nonzero, as far as it is written.
+    """
+
+    base: int
+    lines: Exponents
+    alive: tuple[NDArray[np.bool_], ...]
+
+
+class Sums(NamedTuple):
+    """Attributes:
+    of_lines: for each axis, [n] sums of the codes' sizes over each line.
+    total: over all.
+    weights: how many codes there are.
+    """
+
+    of_lines: tuple[NDArray[np.int64], ...]
+    total: int
+    weights: int
+
+
+def sums_of(numbers: NDArray[np.integer]) -> Sums:
+    """Of [positions, inputs, outputs] whole numbers."""
+    size = np.abs(numbers)
+    others = ((1, 2), (0, 2), (0, 1))
+    of_lines = tuple(size.sum(axis=axes, dtype=np.int64) for axes in others)
+    return Sums(of_lines, int(of_lines[0].sum()), numbers.size)
+
+
+def activity_of(sums: Sums, axes: tuple[int, ...], coarse: bool) -> Activity:
+    """That of codes that are not all 0.
+
+    axes: whose lines are told apart.
+    coarse: by factors of 2 alone.
+    """
+    lines, alive = [], []
+    for axis, of_line in enumerate(sums.of_lines):
+        factor = np.log2(np.maximum(of_line, 1) * (of_line.size / sums.total))
+        exponents = 2 * np.rint(factor) if coarse else np.rint(2 * factor)
+        lines.append(exponents.astype(np.int32) if axis in axes else None)
+        alive.append((of_line > 0) | (axis not in axes))
+    base = round(2 * math.log2(sums.total / sums.weights))
+    return Activity(base, tuple(lines), tuple(alive))
+
+
+def write_activity(writer: Writer, activity: Activity) -> None:
+    write_signed(writer, activity.base)
+    for exponents, alive in zip(activity.lines, activity.alive, strict=True):
+        writer.write_number(0 if exponents is None else 1)
+        if exponents is None:
+            continue
+        low, high = int(exponents[alive].min()), int(exponents[alive].max())
+        write_signed(writer, low)
+        writer.write_number(high - low)
+        symbols = np.where(alive, exponents - low + 1, 0)
+        _line_learner(high - low).write(writer, symbols)
+
+
+def read_activity(reader: Reader, shape: tuple[int, ...]) -> Activity:
+    """Raises ValueError for exponents that no writer gives."""
+    base = read_signed(reader)
+    lines, alive = [], []
+    for length in shape:
+        told_apart = reader.read_number()
+        if told_apart > 1:
+            raise ValueError(f"lines of kind {told_apart}, expected 0 or 1")
+        if not told_apart:
+            lines.append(None)
+            alive.append(np.ones(length, bool))
+            continue
+        low, width = read_signed(reader), reader.read_number()
+        if not (low > -_WIDEST and low + width < _WIDEST):
+            raise ValueError(f"exponents {low} to {low + width}, expected smaller ones")
+        symbols = _line_learner(width).read(reader, length)
+        lines.append(symbols - 1 + low)
+        alive.append(symbols > 0)
+    if not -_WIDEST < base < _WIDEST:
+        raise ValueError(f"a mean size of exponent {base}, expected a smaller one")
+    return Activity(base, tuple(lines), tuple(alive))
+
+
+def _line_learner(width: int) -> Learner:
+    return Learner(np.full(width + 2, SYMBOL // 2))
+
+
+def rows_and_columns(activity: Activity) -> tuple[Lines, Lines]:
+    """Exponents of the living lines of the leaf as a matrix, [positions x inputs] and [outputs]; the base is in the rows'."""
+    positions, inputs, outputs = (
+        np.zeros(alive.size, np.int32) if exponents is None else exponents
+        for exponents, alive in zip(activity.lines, activity.alive, strict=True)
+    )
+    rows = (activity.base + positions[:, None] + inputs[None, :]).ravel()
+    lives = (activity.alive[0][:, None] & activity.alive[1][None, :]).ravel()
+    return rows[lives], outputs[activity.alive[2]]
+
+
+def class_of(exponent: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """0 for the most active."""
+    return np.clip(_MIDDLE - exponent, 0, CLASSES - 1).astype(np.uint8)
+
+
+def best_activity(numbers: NDArray[np.integer]) -> Activity:
+    """Of all choices of axes, fine or coarse, that of about the shortest code. numbers: [positions, inputs, outputs]."""
+    place = np.nonzero(numbers)
+    symbols = numbers[place].astype(np.int64)
+    symbols -= symbols.min()
+    sums = sums_of(numbers)
+    told_apart = [axis for axis, length in enumerate(numbers.shape) if length > 1]
+    choices = [
+        activity_of(sums, axes, coarse)
+        for count in range(len(told_apart) + 1)
+        for axes in itertools.combinations(told_apart, count)
+        for coarse in ((False, True) if axes else (True,))
+    ]
+    return min(choices, key=lambda choice: _code_length(choice, place, symbols))
+
+
+def _code_length(
+    activity: Activity, place: tuple[NDArray[np.intp], ...], symbols: NDArray[np.int64]
+) -> float:
+    """About how many bits the leaf takes. Zeros are not looked at: how many there are in a class follows from the lines."""
+    exponent = np.full(symbols.size, activity.base)
+    bits = 0.0
+    for exponents, alive, index in zip(activity.lines, activity.alive, place, strict=True):
+        if exponents is not None:
+            exponent += exponents[index]
+            told = np.where(alive, exponents, -_WIDEST)
+            bits += _entropy_bits(np.unique(told, return_counts=True)[1]) + _LINE_BITS
+    width = int(symbols.max(initial=0)) + 1
+    joint = np.bincount(
+        class_of(exponent).astype(np.int64) * width + symbols, minlength=CLASSES * width
+    )
+    joint = joint.reshape(CLASSES, width)
+    zeros = _weights_of_classes(activity) - joint.sum(axis=1)
+    return bits + sum(
+        _entropy_bits(np.append(row, empty)) for row, empty in zip(joint, zeros, strict=True)
+    )
+
+
+def _weights_of_classes(activity: Activity) -> NDArray[np.int64]:
+    """[CLASSES], by the sums of the lines' exponents."""
+    counts = {activity.base: 1}
+    for exponents, alive in zip(activity.lines, activity.alive, strict=True):
+        told = np.zeros(alive.size, np.int32) if exponents is None else exponents
+        values, numbers = np.unique(told[alive], return_counts=True)
+        new: dict[int, int] = {}
+        for (old, a), (value, b) in itertools.product(
+            counts.items(), zip(values.tolist(), numbers.tolist(), strict=True)
+        ):
+            new[old + value] = new.get(old + value, 0) + a * b
+        counts = new
+    found = np.array(list(counts), np.int64), np.array(list(counts.values()), np.int64)
+    weights = np.zeros(CLASSES, np.int64)
+    np.add.at(weights, class_of(found[0]), found[1])
+    return weights
+
+
+def _entropy_bits(counts: NDArray[np.integer]) -> float:
+    """Of symbols that occur so often, with what it takes to learn how often (Rissanen, 1984)."""
+    present = counts[counts > 0].astype(np.float64)
+    if present.size < 2:
+        return 0.0
+    total = present.sum()
+    return float(present @ np.log2(total / present)) + (present.size - 1) / 2 * math.log2(total)

@@ -1,0 +1,134 @@
+"""A leaf's whole numbers <-> an entropy-coded stream, class by class."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jpq_jax.artifact.activity import (
+    CLASSES,
+    Activity,
+    best_activity,
+    class_of,
+    read_activity,
+    rows_and_columns,
+    write_activity,
+)
+from jpq_jax.artifact.adaptive import SYMBOL, Learner
+from jpq_jax.artifact.stream import Reader, Writer
+
+_SLAB = 2**22  # weights that are looked at together
+_PRIOR = 64  # symbols that the expectation of a class counts as much as
+_POINT = 30  # binary digits of fixed-point fractions
+
+
+def write_numbers(writer: Writer, numbers: NDArray[np.integer], low: int, high: int) -> None:
+    """numbers: any shape, from low to high."""
+    folded = numbers.reshape(folded_shape(numbers.shape))
+    writer.write_number(int(folded.any()))
+    if not folded.any():
+        return
+    activity = best_activity(folded)
+    write_activity(writer, activity)
+    alive = _living(folded, activity) - low
+    coder = _ClassCoder(activity, low, high)
+    for start, end in coder.slabs():
+        order, bounds = coder.order(start, end)
+        symbols = alive[start:end].ravel()[order]
+        for learner, first, last in coder.learners(bounds):
+            learner.write(writer, symbols[first:last])
+
+
+def read_numbers(reader: Reader, shape: tuple[int, ...], low: int, high: int) -> NDArray[np.int16]:
+    """Raises ValueError for what no writer gives."""
+    kind = reader.read_number()
+    numbers = np.zeros(folded_shape(shape), np.int16)
+    if kind > 1:
+        raise ValueError(f"numbers of kind {kind}, expected 0 or 1")
+    if not kind:
+        return numbers.reshape(shape)
+    activity = read_activity(reader, numbers.shape)
+    coder = _ClassCoder(activity, low, high)
+    alive = np.empty((coder.rows.size, coder.columns.size), np.int16)
+    for start, end in coder.slabs():
+        order, bounds = coder.order(start, end)
+        symbols = np.empty(order.size, np.int16)
+        for learner, first, last in coder.learners(bounds):
+            symbols[first:last] = learner.read(reader, last - first)
+        alive[start:end].ravel()[order] = symbols + low
+    _set_living(numbers, activity, alive)
+    return numbers.reshape(shape)
+
+
+def folded_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """[positions, inputs, outputs]: kernels have their inputs and outputs last."""
+    inputs, outputs = (1, 1, *shape)[-2:]
+    return math.prod(shape[:-2]), inputs, outputs
+
+
+class _ClassCoder:
+    """Goes through the living weights slab by slab, most active classes first, with a learner for each class."""
+
+    def __init__(self, activity: Activity, low: int, high: int) -> None:
+        self.rows, self.columns = rows_and_columns(activity)
+        self._range = low, high
+        self._learners: dict[int, Learner] = {}
+
+    def slabs(self) -> list[tuple[int, int]]:
+        step = max(_SLAB // max(self.columns.size, 1), 1)
+        return [(at, min(at + step, self.rows.size)) for at in range(0, self.rows.size, step)]
+
+    def order(self, start: int, end: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """Of a slab's weights by class, and where each class starts and the last ends."""
+        classes = class_of(self.rows[start:end, None] + self.columns[None, :]).ravel()
+        counts = np.bincount(classes, minlength=CLASSES)
+        return np.argsort(classes, kind="stable"), np.append(0, np.cumsum(counts))
+
+    def learners(self, bounds: NDArray[np.int64]) -> Iterator[tuple[Learner, int, int]]:
+        """(learner, first, last) of each class in the slab. A new class expects what the one before it has seen, too."""
+        before = None
+        for kind in range(CLASSES):
+            first, last = int(bounds[kind]), int(bounds[kind + 1])
+            if first == last:
+                continue
+            if kind not in self._learners:
+                prior = _expected(CLASSES // 2 - kind, *self._range)
+                if before is not None:
+                    seen = before.weights
+                    prior = prior // 2 + seen * (_PRIOR * SYMBOL // 2) // seen.sum() + 1
+                self._learners[kind] = Learner(prior)
+            before = self._learners[kind]
+            yield before, first, last
+
+
+@functools.lru_cache(maxsize=1024)
+def _expected(exponent: int, low: int, high: int) -> NDArray[np.int64]:
+    """Weights of low..high, falling by the same factor from each to the next, with a mean size of 2**(exponent / 2).
+
+    In fixed point, by Python's integers, so that every machine has the same.
+    """
+    one = 1 << _POINT
+    square = (one << exponent) if exponent >= 0 else (one >> -exponent)
+    root = math.isqrt((one + square) << _POINT)  # of 1 + square
+    factor = ((root - one) << _POINT) // math.isqrt(max(square, 1) << _POINT)
+    falling = [(_PRIOR * SYMBOL * (one - factor) << _POINT) // (one + factor)]
+    for _ in range(max(-low, high)):
+        falling.append(falling[-1] * factor >> _POINT)
+    weights = [max(falling[abs(number)] >> _POINT, 1) for number in range(low, high + 1)]
+    return np.array(weights, np.int64)
+
+
+def _living(folded: NDArray[np.integer], activity: Activity) -> NDArray[np.int32]:
+    """[rows, columns] of the weights on living lines."""
+    rows = (activity.alive[0][:, None] & activity.alive[1][None, :]).ravel()
+    matrix = folded.reshape(rows.size, -1)
+    return matrix[np.ix_(rows, activity.alive[2])].astype(np.int32)
+
+
+def _set_living(numbers: NDArray[np.int16], activity: Activity, alive: NDArray[np.int16]) -> None:
+    rows = (activity.alive[0][:, None] & activity.alive[1][None, :]).ravel()
+    numbers.reshape(rows.size, -1)[np.ix_(rows, activity.alive[2])] = alive

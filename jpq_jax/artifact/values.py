@@ -1,0 +1,159 @@
+"""The values of a codebook <-> an entropy-coded stream; and the whole number that each code stands for there.
+
+The numbers are in the order of the values, 0 for a pruned weight: where all values are multiples of a step, by how many steps;
+else -1, -2, ... for the negative values from 0 on, and 1, 2, ... for the others.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jpq_jax.artifact.adaptive import SYMBOL, Learner
+from jpq_jax.artifact.stream import Reader, Writer, uniform
+from jpq_jax.vocabulary import LEVELS
+
+_MOST_STEPS = 2**11  # from 0 to a value
+_PARTS = 8  # steps in the smallest gap between two values, at most
+_ULPS = 8  # of a step that is only known by its multiples
+_FLOAT = np.dtype("<f4")
+_HALF = 2  # bytes that bfloat16 leaves out, the low ones
+_BYTE = uniform(256)
+
+
+class Values(NamedTuple):
+    """Attributes:
+    codebook: [257] float32.
+    numbers: [1 + values] int16, ascending but for the 0 in front: what each code stands for.
+    step: of which the values are multiples; None if of none.
+    """
+
+    codebook: NDArray[np.float32]
+    numbers: NDArray[np.int16]
+    step: np.float32 | None
+
+    @property
+    def low(self) -> int:
+        return int(self.numbers.min())
+
+    @property
+    def high(self) -> int:
+        return int(self.numbers.max())
+
+
+def values_of(codebook: NDArray[np.float32], greatest: int) -> Values:
+    """Those of a valid codebook, up to the last that is not +0.0, or to the greatest code in use."""
+    count = int(np.flatnonzero(codebook.view(np.uint32)).max(initial=greatest))
+    values = codebook[1 : 1 + count]
+    found = _as_multiples(values)
+    if found is not None:
+        return Values(codebook, np.append(0, found[1]).astype(np.int16), found[0])
+    return Values(codebook, _ranks(count, int((values < 0).sum())), None)
+
+
+def write_values(writer: Writer, values: Values) -> None:
+    numbers = values.numbers[1:]
+    negative, count = int((numbers < 0).sum()), numbers.size
+    writer.write_number(count)
+    writer.write_number(negative)
+    if not count:
+        return
+    writer.write_number(int(values.step is not None))
+    if values.step is None:
+        write_floats(writer, values.codebook[1 : 1 + count])
+        return
+    write_floats(writer, np.array([values.step]))
+    for side in (-numbers[:negative][::-1], numbers[negative:]):  # of multiples from 1 on
+        if side.size:
+            writer.write_number(int(side[-1]) - side.size)
+            taken = np.isin(np.arange(1, side[-1] + 1), side)
+            _taken_learner().write(writer, taken.astype(np.int32))
+
+
+def read_values(reader: Reader) -> Values:
+    """Raises ValueError for values that no writer gives."""
+    count, negative = reader.read_number(), reader.read_number()
+    if count >= LEVELS or negative > count:
+        raise ValueError(f"{negative} negative of {count} values, expected up to {LEVELS - 1}")
+    codebook = np.zeros(LEVELS, np.float32)
+    if not count:
+        return Values(codebook, np.zeros(1, np.int16), None)
+    kind = reader.read_number()
+    if kind == 0:
+        codebook[1 : 1 + count] = read_floats(reader, count)
+        return Values(codebook, _ranks(count, negative), None)
+    if kind != 1:
+        raise ValueError(f"values of kind {kind}, expected 0 or 1")
+    step = read_floats(reader, 1)[0]
+    sides = [_read_side(reader, size) for size in (negative, count - negative)]
+    numbers = np.concatenate([-sides[0][::-1], sides[1]])
+    with np.errstate(over="ignore"):
+        codebook[1 : 1 + count] = numbers.astype(np.float32) * step
+    return Values(codebook, np.append(0, numbers).astype(np.int16), step)
+
+
+def _read_side(reader: Reader, size: int) -> NDArray[np.int64]:
+    if not size:
+        return np.zeros(0, np.int64)
+    last = size + reader.read_number()
+    if last > _MOST_STEPS:
+        raise ValueError(f"a value of {last} steps, expected up to {_MOST_STEPS}")
+    taken = np.flatnonzero(_taken_learner().read(reader, last)) + 1
+    if taken.size != size or taken[-1] != last:
+        raise ValueError(f"got {taken.size} values, expected {size} that end in {last} steps")
+    return taken
+
+
+def write_floats(writer: Writer, floats: NDArray[np.float32]) -> None:
+    """Those that bfloat16 holds take 16 bits each, if all do."""
+    data = np.ascontiguousarray(floats, _FLOAT).reshape(-1, 1).view(np.uint8)
+    first = 0 if data[:, :_HALF].any() else _HALF
+    writer.write_number(first)
+    writer.write(data[:, first:].ravel(), _BYTE)
+
+
+def read_floats(reader: Reader, count: int) -> NDArray[np.float32]:
+    first = reader.read_number()
+    if first not in (0, _HALF):
+        raise ValueError(f"floats from byte {first} on, expected 0 or {_HALF}")
+    data = np.zeros((count, _FLOAT.itemsize), np.uint8)
+    data[:, first:] = reader.read(data[:, first:].size, _BYTE).reshape(data[:, first:].shape)
+    return data.view(_FLOAT)[:, 0].astype(np.float32)
+
+
+def _taken_learner() -> Learner:
+    return Learner(np.full(2, SYMBOL // 2))
+
+
+def _ranks(count: int, negative: int) -> NDArray[np.int16]:
+    others = np.arange(count, dtype=np.int16) - np.int16(negative)
+    return np.append(0, np.where(others < 0, others, others + 1)).astype(np.int16)
+
+
+def _as_multiples(values: NDArray[np.float32]) -> tuple[np.float32, NDArray[np.int64]] | None:
+    """A step, and whole numbers other than 0 whose products with it, in float32, are the values; None if none is found."""
+    wide = values.astype(np.float64)
+    if values.size < 2 or (values == 0).any() or (np.diff(wide) <= 0).any():
+        return None
+    gap = min(np.abs(wide).min(), np.diff(wide).min())
+    for parts in range(1, _PARTS + 1):  # steps in the smallest gap
+        multiples = np.rint(wide * (parts / gap))
+        if np.abs(multiples).max() > _MOST_STEPS:
+            return None
+        step = _exact_step(values, multiples)
+        if step is not None:
+            return step, multiples.astype(np.int64)
+    return None
+
+
+def _exact_step(values: NDArray[np.float32], multiples: NDArray[np.float64]) -> np.float32 | None:
+    outermost = np.abs(values).argmax()
+    near = np.float32(values[outermost] / multiples[outermost])
+    candidates = (near.view(np.int32) + np.arange(-_ULPS, _ULPS + 1, dtype=np.int32)).view(
+        np.float32
+    )
+    products = multiples.astype(np.float32)[:, None] * candidates
+    exact = np.flatnonzero((products == values[:, None]).all(axis=0))
+    return np.float32(candidates[exact[0]]) if exact.size else None
