@@ -23,10 +23,10 @@ _PUBLISHED = Config(
 _JOINT = Config(
     method="joint",
     ratio=3000,
-    shift=1,
+    shift=2,
     batch_size=128,
-    epochs=40,
-    ramp_epochs=22,
+    epochs=80,
+    ramp_epochs=44,
     learning_rate=0.02,
     pull=1e-4,
 )
