@@ -28,7 +28,8 @@ _JOINT = Config(
     epochs=80,
     ramp_epochs=44,
     learning_rate=0.02,
-    pull=1e-4,
+    pull=1e-3,
+    finetune_epochs=10,
 )
 
 PRESETS = {
