@@ -121,13 +121,22 @@ def rows_and_columns(activity: Activity) -> tuple[Lines, Lines]:
         for exponents, alive in zip(activity.lines, activity.alive, strict=True)
     )
     rows = (activity.base + positions[:, None] + inputs[None, :]).ravel()
-    lives = (activity.alive[0][:, None] & activity.alive[1][None, :]).ravel()
-    return rows[lives], outputs[activity.alive[2]]
+    return rows[living_rows(activity)], outputs[activity.alive[2]]
+
+
+def living_rows(activity: Activity) -> NDArray[np.bool_]:
+    """[positions x inputs]."""
+    return (activity.alive[0][:, None] & activity.alive[1][None, :]).ravel()
 
 
 def class_of(exponent: NDArray[np.integer]) -> NDArray[np.uint8]:
     """0 for the most active."""
     return np.clip(_MIDDLE - exponent, 0, CLASSES - 1).astype(np.uint8)
+
+
+def exponent_of(kind: int) -> int:
+    """The inverse of `class_of`, where it has not been clipped."""
+    return _MIDDLE - kind
 
 
 def best_activity(numbers: NDArray[np.integer]) -> Activity:

@@ -14,6 +14,8 @@ from jpq_jax.artifact.activity import (
     Activity,
     best_activity,
     class_of,
+    exponent_of,
+    living_rows,
     read_activity,
     rows_and_columns,
     write_activity,
@@ -29,8 +31,9 @@ _POINT = 30  # binary digits of fixed-point fractions
 def write_numbers(writer: Writer, numbers: NDArray[np.integer], low: int, high: int) -> None:
     """numbers: any shape, from low to high."""
     folded = numbers.reshape(folded_shape(numbers.shape))
-    writer.write_number(int(folded.any()))
-    if not folded.any():
+    some = bool(folded.any())
+    writer.write_number(int(some))
+    if not some:
         return
     activity = best_activity(folded)
     write_activity(writer, activity)
@@ -96,7 +99,7 @@ class _ClassCoder:
             if first == last:
                 continue
             if kind not in self._learners:
-                prior = _expected(CLASSES // 2 - kind, *self._range)
+                prior = _expected(exponent_of(kind), *self._range)
                 if before is not None:
                     seen = before.weights
                     prior = prior // 2 + seen * (_PRIOR * SYMBOL // 2) // seen.sum() + 1
@@ -124,11 +127,11 @@ def _expected(exponent: int, low: int, high: int) -> NDArray[np.int64]:
 
 def _living(folded: NDArray[np.integer], activity: Activity) -> NDArray[np.int32]:
     """[rows, columns] of the weights on living lines."""
-    rows = (activity.alive[0][:, None] & activity.alive[1][None, :]).ravel()
+    rows = living_rows(activity)
     matrix = folded.reshape(rows.size, -1)
     return matrix[np.ix_(rows, activity.alive[2])].astype(np.int32)
 
 
 def _set_living(numbers: NDArray[np.int16], activity: Activity, alive: NDArray[np.int16]) -> None:
-    rows = (activity.alive[0][:, None] & activity.alive[1][None, :]).ravel()
+    rows = living_rows(activity)
     numbers.reshape(rows.size, -1)[np.ix_(rows, activity.alive[2])] = alive

@@ -70,7 +70,7 @@ class Writer:
         coder = _stream.stack.AnsCoder()
         for symbols, table in reversed(self._parts):
             if table.size > 1:
-                coder.encode_reverse(symbols, _model(table))
+                coder.encode_reverse(symbols, model_of(table))
         return coder.get_compressed().astype(_WORD).tobytes().rstrip(b"\0")
 
 
@@ -87,7 +87,7 @@ class Reader:
         """[count] symbols. Whatever the stream holds, they come: bound their number first, and `finish`."""
         if table.size < 2:
             return np.zeros(count, np.int32)
-        return self._coder.decode(_model(table), count)
+        return self._coder.decode(model_of(table), count)
 
     def read_number(self) -> int:
         length = int(self.read(1, _LENGTHS)[0])
@@ -117,7 +117,7 @@ def _digits(length: int) -> list[tuple[int, int]]:
     return [(max(end - _DIGITS, 0), min(end, _DIGITS)) for end in ends]
 
 
-def _model(table: Table) -> Any:
+def model_of(table: Table) -> Any:
     """The model that gives each symbol exactly its frequency, all >= 1 and at least two of them.
 
     constriction gives n symbols 1 each, and shares the other 2**24 - n out by the cumulative

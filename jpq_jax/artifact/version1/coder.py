@@ -8,8 +8,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-PRECISION = 24  # bits of a frequency; what constriction's coders work with
-TOTAL = 2**PRECISION  # what the frequencies of a table add up to
+from jpq_jax.artifact.stream import TOTAL, model_of
 
 _stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]: no stubs
 
@@ -31,7 +30,7 @@ def decode(words: NDArray[np.uint32], table: NDArray[np.int64], count: int) -> N
             raise ValueError(f"got {words.size} coded words for less than two distinct symbols")
         return np.repeat(present, count)
     coder = _stream.stack.AnsCoder(words)
-    model = _model(table[present])
+    model = model_of(table[present])
     symbols = np.empty(count, np.int16)
     for start in range(0, count, _CHUNK):
         chunk = symbols[start : start + _CHUNK]
@@ -46,13 +45,3 @@ def _check_table(table: NDArray[np.int64], count: int) -> None:
         raise ValueError(f"a frequency table of {table.size} entries for {count} symbols")
     if count and (table.min() < 0 or table[-1] == 0 or table.sum() != TOTAL):
         raise ValueError(f"frequencies are not all >= 0, ending in one > 0, with sum {TOTAL}")
-
-
-def _model(frequencies: NDArray[np.int64]) -> Any:
-    """The model that gives each symbol exactly its frequency, all >= 1 and at least two of them.
-
-    constriction gives n symbols 1 each, and shares the other 2**24 - n out by the cumulative
-    weights, scaled to that sum. Weights of frequency - 1 have it already, so the scale is 1 and
-    every float on the way is an integer: nothing is rounded, on any machine.
-    """
-    return _stream.model.Categorical((frequencies - 1).astype(np.float64), perfect=False)

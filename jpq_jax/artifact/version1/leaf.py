@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpq_jax.artifact.record import path_name
+from jpq_jax.artifact.stream import PRECISION, TOTAL
 from jpq_jax.artifact.version1 import coder
 from jpq_jax.artifact.version1.record import Record
 from jpq_jax.vocabulary import LEVELS, Codes
@@ -18,7 +19,7 @@ from jpq_jax.vocabulary import LEVELS, Codes
 _COUNTS = np.dtype("<u2")
 _VALUE = np.dtype("<f4")
 _WORD = np.dtype("<u4")
-_FREQUENCY_BYTES = coder.PRECISION // 8
+_FREQUENCY_BYTES = PRECISION // 8
 
 
 def unpack(record: Record, payload: bytes) -> Codes | jax.Array | NDArray[Any]:
@@ -80,7 +81,7 @@ def _read_frequencies(reader: _Reader, symbols: int) -> NDArray[np.int64]:
     wide = np.zeros((symbols - 1, 4), np.uint8)
     wide[:, :_FREQUENCY_BYTES] = narrow.reshape(-1, _FREQUENCY_BYTES)
     others = wide.view("<u4")[:, 0].astype(np.int64)
-    return np.append(others, coder.TOTAL - others.sum())
+    return np.append(others, TOTAL - others.sum())
 
 
 class _Reader:
