@@ -56,10 +56,18 @@ def array_bytes(leaf: Any) -> bytes:
 
 def array_of(record: Record, data: bytes) -> jax.Array | NDArray[Any]:
     """The inverse, for bytes that nobody vouches for. Raises ValueError, naming the leaf."""
-    dtype = np.dtype(record.dtype)
+    try:
+        return unnamed_array(record.dtype, record.shape, data)
+    except ValueError as error:
+        raise ValueError(f"leaf {path_name(record.path)!r}: {error}") from error
+
+
+def unnamed_array(dtype_name: str, shape: tuple[int, ...], data: bytes) -> jax.Array | NDArray[Any]:
+    """Raises ValueError if the bytes are not those of an array of as many elements."""
+    dtype = np.dtype(dtype_name)
     if dtype == np.bool_ and data.strip(b"\0\1"):
-        raise ValueError(f"leaf {path_name(record.path)!r}: a bool that is neither 0 nor 1")
-    array = np.frombuffer(data, dtype).reshape(record.shape).copy()
+        raise ValueError("a bool that is neither 0 nor 1")
+    array = np.frombuffer(data, dtype).reshape(shape).copy()
     # Without x64, JAX would round what it cannot hold; such arrays stay NumPy's.
     return jnp.asarray(array) if jax.dtypes.canonicalize_dtype(dtype) == dtype else array
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from jpq_jax.artifact.leaf import unnamed_array
 from jpq_jax.artifact.record import path_name
 from jpq_jax.artifact.stream import PRECISION, TOTAL
 from jpq_jax.artifact.version1 import coder
@@ -43,11 +44,7 @@ def _unpack_array(record: Record, payload: bytes) -> jax.Array | NDArray[Any]:
     nbytes = math.prod(record.shape) * dtype.itemsize
     if len(payload) != nbytes:
         raise ValueError(f"got {len(payload)} bytes, expected {nbytes} for {dtype}{record.shape}")
-    if dtype == np.bool_ and payload.strip(b"\0\1"):
-        raise ValueError("a bool that is neither 0 nor 1")
-    array = np.frombuffer(payload, dtype).reshape(record.shape).copy()
-    # Without x64, JAX would round what it cannot hold; such arrays stay NumPy's.
-    return jnp.asarray(array) if jax.dtypes.canonicalize_dtype(dtype) == dtype else array
+    return unnamed_array(record.dtype, record.shape, payload)
 
 
 def _unpack_codes(record: Record, bits: int, payload: bytes) -> Codes:
