@@ -318,9 +318,16 @@ def test_missing_file(tmp_path: Path):
 # The format
 
 
+def golden_floats() -> Any:
+    return {
+        "multiples": jnp.asarray(np.arange(-20, 20) * np.float32(0.3)),
+        "rounded": jnp.asarray([1.5, -0.15625, 0.0, 3.0, 48.0, 0.046875], jnp.bfloat16),
+    }
+
+
 def test_version_2_is_what_it_was():
     codes, extras, nbytes = artifact.load(GOLDEN)
-    files.assert_same(codes, files.golden_tree())
+    files.assert_same(codes, files.golden_tree() | golden_floats())
     assert extras == files.GOLDEN_EXTRAS
     assert nbytes == GOLDEN.stat().st_size < 512
     assert artifact.encode(codes, extras) == GOLDEN.read_bytes()

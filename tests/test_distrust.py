@@ -82,7 +82,7 @@ def numbers(*values: int) -> Callable[[Writer], None]:
 # Of a header: a dict with one branch; "kernel", "bias" and "weight" of the known names; leaves.
 ONE, TWO = 1 + 3 * 1, 1 + 3 * 2
 KERNEL, BIAS = 1, 2
-FLOAT32, BOOL = 2 * 0, 2 * 8
+FLOAT32, BOOL = 3 * 0, 3 * 8
 NO_EXTRAS = 0
 
 
@@ -128,7 +128,7 @@ BAD_FILES = {
     "stream too long": (with_checksum(b"JPQ\2" + bytes(4) + b"\x05abc"), "expected at least"),
     "zero byte": (with_checksum(b"JPQ\2" + bytes(4) + b"\x02a\0"), "zero byte"),
     "unknown name": (forge(numbers(ONE, 99)), "got name 99"),
-    "unknown dtype": (forge(numbers(0, 2 * 25)), "got dtype 25"),
+    "unknown dtype": (forge(numbers(0, 3 * 25)), "got dtype 25"),
     "many dims": (forge(numbers(0, FLOAT32, 65)), "65 dims"),
     "many branches": (forge(numbers(1 + 3 * 10**6, KERNEL)), "longer than its file"),
     "long extras": (forge(numbers(1, 10**6)), "longer than its file"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jpq_jax.artifact.stream import Reader, Writer
-from jpq_jax.artifact.values import read_floats, read_values, values_of, write_floats, write_values
+from jpq_jax.artifact.values import read_values, values_of, write_values
 from jpq_jax.vocabulary import LEVELS
 
 
@@ -65,16 +65,3 @@ def test_opposite_values_are_written_once():
     _, two = round_trip(np.array([-0.3, 0.3], np.float32))
     _, one = round_trip(np.array([0.3], np.float32))
     assert two <= one + 12
-
-
-@given(st.lists(finite, max_size=40), st.booleans())
-@settings(deadline=None)
-def test_floats_come_back_and_short_ones_are_short(floats: list[float], short: bool):
-    words = np.array(floats, np.float32).view(np.uint32)
-    array = (words & 0xFFFF0000 if short else words).view(np.float32)
-    writer = Writer()
-    write_floats(writer, array)
-    again = read_floats(Reader(writer.finish()), array.size)
-    np.testing.assert_array_equal(again.view(np.uint32), array.view(np.uint32))
-    if short:
-        assert writer.bits <= 16 * array.size + 8

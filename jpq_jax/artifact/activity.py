@@ -1,8 +1,9 @@
 """How large the codes of a leaf tend to be, by its lines: what tells its weights apart for the entropy coder.
 
-Codes are looked at as whole numbers around 0, and a leaf as [positions, inputs, outputs]. The expected size of a code is taken for
-a product of one factor of its position, one of its input and one of its output. All factors are powers of the square root of 2, so
-that the exponent of the product, a weight's class, is a sum of whole numbers. A line without a nonzero is dead: its codes take nothing.
+Codes are looked at as whole numbers around 0. A line of an axis is all that has one index of it: of a kernel, an input or an output,
+or a row or column of a filter. The expected size of a code is taken for a product of one factor of its line in each axis. All factors
+are powers of the square root of 2, so that the exponent of the product, a weight's class, is a sum of whole numbers. A line without
+a nonzero is dead: its codes take nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from jpq_jax.artifact.stream import Reader, Writer, read_signed, write_signed
 CLASSES = 128
 _MIDDLE = CLASSES // 2  # the class of exponent 0
 _WIDEST = 2**8  # exponents of lines lie below
+_SHORTEST = 4  # a line that is worth an exponent of its own, in weights
 _LINE_BITS = 24.0  # about what the range of a line's exponents takes
 
 Lines = NDArray[np.int32]
@@ -51,11 +53,14 @@ class Sums(NamedTuple):
 
 
 def sums_of(numbers: NDArray[np.integer]) -> Sums:
-    """Of [positions, inputs, outputs] whole numbers."""
+    """Of whole numbers of any shape."""
     size = np.abs(numbers)
-    others = ((1, 2), (0, 2), (0, 1))
-    of_lines = tuple(size.sum(axis=axes, dtype=np.int64) for axes in others)
-    return Sums(of_lines, int(of_lines[0].sum()), numbers.size)
+    axes = range(numbers.ndim)
+    of_lines = tuple(
+        size.sum(axis=tuple(other for other in axes if other != axis), dtype=np.int64)
+        for axis in axes
+    )
+    return Sums(of_lines, int(size.sum(dtype=np.int64)), numbers.size)
 
 
 def activity_of(sums: Sums, axes: tuple[int, ...], coarse: bool) -> Activity:
@@ -115,18 +120,23 @@ def _line_learner(width: int) -> Learner:
 
 
 def rows_and_columns(activity: Activity) -> tuple[Lines, Lines]:
-    """Exponents of the living lines of the leaf as a matrix, [positions x inputs] and [outputs]; the base is in the rows'."""
-    positions, inputs, outputs = (
+    """Exponents of the living lines of the leaf as a matrix, the last axis its columns; the base is in the rows'."""
+    told = [
         np.zeros(alive.size, np.int32) if exponents is None else exponents
         for exponents, alive in zip(activity.lines, activity.alive, strict=True)
-    )
-    rows = (activity.base + positions[:, None] + inputs[None, :]).ravel()
-    return rows[living_rows(activity)], outputs[activity.alive[2]]
+    ]
+    rows = np.full(1, activity.base, np.int32)
+    for exponents in told[:-1]:
+        rows = (rows[:, None] + exponents[None, :]).ravel()
+    return rows[living_rows(activity)], told[-1][activity.alive[-1]]
 
 
 def living_rows(activity: Activity) -> NDArray[np.bool_]:
-    """[positions x inputs]."""
-    return (activity.alive[0][:, None] & activity.alive[1][None, :]).ravel()
+    """Of the leaf as a matrix."""
+    rows = np.ones(1, bool)
+    for alive in activity.alive[:-1]:
+        rows = (rows[:, None] & alive[None, :]).ravel()
+    return rows
 
 
 def class_of(exponent: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -140,19 +150,30 @@ def exponent_of(kind: int) -> int:
 
 
 def best_activity(numbers: NDArray[np.integer]) -> Activity:
-    """Of all choices of axes, fine or coarse, that of about the shortest code. numbers: [positions, inputs, outputs]."""
+    """That of about the shortest code: axes are told apart one by one, as long as it gets shorter; then finely or coarsely.
+
+    numbers: of one axis or more, not all 0.
+    """
     place = np.nonzero(numbers)
     symbols = numbers[place].astype(np.int64)
     symbols -= symbols.min()
     sums = sums_of(numbers)
-    told_apart = [axis for axis, length in enumerate(numbers.shape) if length > 1]
-    choices = [
-        activity_of(sums, axes, coarse)
-        for count in range(len(told_apart) + 1)
-        for axes in itertools.combinations(told_apart, count)
-        for coarse in ((False, True) if axes else (True,))
-    ]
-    return min(choices, key=lambda choice: _code_length(choice, place, symbols))
+
+    def tried(axes: tuple[int, ...], coarse: bool = False) -> tuple[float, tuple[int, ...]]:
+        return _code_length(activity_of(sums, axes, coarse), place, symbols), axes
+
+    best, axes = tried(())
+    left = {
+        axis
+        for axis, length in enumerate(numbers.shape)
+        if length > 1 and numbers.size >= _SHORTEST * length
+    }
+    while left:
+        shorter, with_one = min(tried((*axes, axis)) for axis in left)
+        if shorter >= best:
+            break
+        best, axes, left = shorter, with_one, left - set(with_one)
+    return activity_of(sums, axes, coarse=bool(axes) and tried(axes, coarse=True)[0] <= best)
 
 
 def _code_length(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jpq_jax.artifact import leaf as leaves
 from jpq_jax.artifact.header import read_header, write_header
-from jpq_jax.artifact.record import Extras, Path, Record, check_elements
+from jpq_jax.artifact.record import Extras, Form, Path, Record, check_elements
 from jpq_jax.artifact.stream import Reader, Writer
 
 MAGIC = b"JPQ"
@@ -116,10 +116,10 @@ class _Block(NamedTuple):
 def _write_block(writer: Writer, records: Sequence[Record], values: Sequence[Any]) -> _Block:
     stored, bits = [], [writer.bits]
     for record, value in zip(records, values, strict=True):
-        if record.compressed:
-            leaves.write_codes(writer, value)
-        else:
+        if record.form == Form.ARRAY:
             stored.append(leaves.array_bytes(value))
+        else:
+            leaves.write_leaf(writer, value)
         bits.append(writer.bits)
     stream = writer.finish()
     ends = [int(part / max(bits[-1], 1) * len(stream)) for part in bits]
@@ -132,10 +132,10 @@ def _write_block(writer: Writer, records: Sequence[Record], values: Sequence[Any
 def _read_block(reader: Reader, records: Sequence[Record], stored: bytes) -> Iterator[Any]:
     ends = accumulate(map(leaves.array_size, records), initial=0)
     for record, (start, end) in zip(records, pairwise(ends), strict=True):
-        if record.compressed:
-            yield leaves.read_codes(reader, record)
-        else:
+        if record.form == Form.ARRAY:
             yield leaves.array_of(record, stored[start:end])
+        else:
+            yield leaves.read_leaf(reader, record)
     reader.finish()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jpq_jax.artifact.adaptive import SYMBOL, Learner
-from jpq_jax.artifact.record import DTYPES, MAX_DEPTH, MAX_DIMS, Entry, Extras, Path, Record
+from jpq_jax.artifact.record import DTYPES, MAX_DEPTH, MAX_DIMS, Entry, Extras, Form, Path, Record
 from jpq_jax.artifact.stream import Reader, Writer, read_signed, uniform, write_signed
 
 _USUAL_NAMES = (
@@ -145,11 +145,11 @@ def _read_place(reader: Reader, path: Path, names: _Names) -> Iterator[Record]:
 
 
 def _write_leaf(writer: Writer, record: Record) -> None:
-    writer.write_number(2 * DTYPES.index(record.dtype) + record.compressed)
+    writer.write_number(len(Form) * DTYPES.index(record.dtype) + record.form)
     writer.write_number(len(record.shape))
     for dim in record.shape:
         writer.write_number(dim)
-    if record.compressed:
+    if record.form == Form.CODES:
         writer.write_number(record.scale is not None)
         if record.scale is not None:
             ours = np.equal(record.scale, record.shape)
@@ -157,7 +157,7 @@ def _write_leaf(writer: Writer, record: Record) -> None:
 
 
 def _read_leaf(reader: Reader, path: Path) -> Record:
-    number, compressed = divmod(reader.read_number(), 2)
+    number, form = divmod(reader.read_number(), len(Form))
     if number >= len(DTYPES):
         raise ValueError(f"got dtype {number}, expected one of {len(DTYPES)}")
     dims = reader.read_number()
@@ -165,10 +165,10 @@ def _read_leaf(reader: Reader, path: Path) -> Record:
         raise ValueError(f"a leaf of {dims} dims, expected up to {MAX_DIMS}")
     shape = tuple(reader.read_number() for _ in range(dims))
     scale = None
-    if compressed and reader.read_number():
+    if form == Form.CODES and reader.read_number():
         ours = reader.read(dims, uniform(2))
         scale = tuple(dim if own else 1 for dim, own in zip(shape, ours, strict=True))
-    return Record(path, shape, DTYPES[number], bool(compressed), scale)
+    return Record(path, shape, DTYPES[number], Form(form), scale)
 
 
 def _text_of(extras: Extras | None) -> str:

@@ -10,16 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jpq_jax.artifact.numbers import read_numbers, write_numbers
-from jpq_jax.artifact.record import DTYPES, Path, Record, path_name
-from jpq_jax.artifact.stream import Reader, Writer, uniform
-from jpq_jax.artifact.values import (
+from jpq_jax.artifact.floats import (
+    HELD,
+    is_short,
+    read_array,
     read_floats,
-    read_values,
-    values_of,
+    write_array,
     write_floats,
-    write_values,
 )
+from jpq_jax.artifact.numbers import read_numbers, write_numbers
+from jpq_jax.artifact.record import DTYPES, Form, Path, Record, path_name
+from jpq_jax.artifact.stream import Reader, Writer, uniform
+from jpq_jax.artifact.values import read_values, values_of, write_values
 from jpq_jax.vocabulary import MAX_BITS, Codes, is_codes
 
 _NO_CODE = -1
@@ -39,14 +41,15 @@ def record_of(path: Path, leaf: Any) -> Record:
                 f"codes of leaf {name!r}: got dtype {leaf.dtype!r}, expected one of {', '.join(sorted(DTYPES))}"
             )
         scale = None if leaf.scale is None else tuple(leaf.scale.shape)
-        return Record(path, tuple(leaf.shape), leaf.dtype, True, scale)
+        return Record(path, tuple(leaf.shape), leaf.dtype, Form.CODES, scale)
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
         raise TypeError(f"leaf {name!r}: got {type(leaf).__name__}, expected an array or Codes")
     if leaf.dtype.name not in DTYPES:
         raise TypeError(
             f"leaf {name!r}: got dtype {leaf.dtype}, expected one of {', '.join(sorted(DTYPES))}"
         )
-    return Record(path, tuple(leaf.shape), leaf.dtype.name, False)
+    form = Form.FLOATS if is_short(np.asarray(leaf)) else Form.ARRAY
+    return Record(path, tuple(leaf.shape), leaf.dtype.name, form)
 
 
 def array_bytes(leaf: Any) -> bytes:
@@ -73,11 +76,34 @@ def unnamed_array(dtype_name: str, shape: tuple[int, ...], data: bytes) -> jax.A
 
 
 def array_size(record: Record) -> int:
-    """Bytes that a leaf takes as it is; 0 for a compressed one."""
-    return 0 if record.compressed else record.size * np.dtype(record.dtype).itemsize
+    """Bytes that a leaf takes as it is; 0 for one that is coded."""
+    return record.size * np.dtype(record.dtype).itemsize if record.form == Form.ARRAY else 0
 
 
-def write_codes(writer: Writer, leaf: Codes) -> None:
+def write_leaf(writer: Writer, leaf: Any) -> None:
+    """One that is coded."""
+    if is_codes(leaf):
+        _write_codes(writer, leaf)
+    else:
+        write_array(writer, np.asarray(leaf).astype(np.float32))
+
+
+def read_leaf(reader: Reader, record: Record) -> Any:
+    """Raises ValueError, naming the leaf, for what no writer gives."""
+    try:
+        if record.form == Form.CODES:
+            return _read_codes(reader, record)
+        if record.dtype not in HELD:
+            raise ValueError(f"floats of dtype {record.dtype}, expected one of {', '.join(HELD)}")
+        floats = read_array(reader, record.shape)
+        if not np.isfinite(floats).all():
+            raise ValueError("a float that is not finite")
+        return jnp.asarray(floats.astype(np.dtype(record.dtype)))
+    except ValueError as error:
+        raise ValueError(f"leaf {path_name(record.path)!r}: {error}") from error
+
+
+def _write_codes(writer: Writer, leaf: Codes) -> None:
     writer.write(np.array([int(leaf.bits) - 1]), uniform(MAX_BITS))
     code = np.asarray(leaf.code)
     values = values_of(np.asarray(leaf.codebook), int(code.max(initial=0)))
@@ -87,20 +113,16 @@ def write_codes(writer: Writer, leaf: Codes) -> None:
     write_numbers(writer, values.numbers[code], values.low, values.high)
 
 
-def read_codes(reader: Reader, record: Record) -> Codes:
-    """Raises ValueError, naming the leaf, for what no writer gives."""
-    try:
-        bits = 1 + int(reader.read(1, uniform(MAX_BITS))[0])
-        values = read_values(reader)
-        scale = None
-        if record.scale is not None:
-            scale = jnp.asarray(read_floats(reader, math.prod(record.scale)).reshape(record.scale))
-        numbers = read_numbers(reader, record.shape, values.low, values.high)
-        code = _code_of(values.numbers)[numbers - values.low]
-        if code.min(initial=0) == _NO_CODE:
-            raise ValueError("a code that stands for no value")
-    except ValueError as error:
-        raise ValueError(f"leaf {path_name(record.path)!r}: {error}") from error
+def _read_codes(reader: Reader, record: Record) -> Codes:
+    bits = 1 + int(reader.read(1, uniform(MAX_BITS))[0])
+    values = read_values(reader)
+    scale = None
+    if record.scale is not None:
+        scale = jnp.asarray(read_floats(reader, math.prod(record.scale)).reshape(record.scale))
+    numbers = read_numbers(reader, record.shape, values.low, values.high)
+    code = _code_of(values.numbers)[numbers - values.low]
+    if code.min(initial=0) == _NO_CODE:
+        raise ValueError("a code that stands for no value")
     return Codes(
         code=jnp.asarray(code),
         codebook=jnp.asarray(values.codebook),

@@ -30,14 +30,14 @@ _POINT = 30  # binary digits of fixed-point fractions
 
 def write_numbers(writer: Writer, numbers: NDArray[np.integer], low: int, high: int) -> None:
     """numbers: any shape, from low to high."""
-    folded = numbers.reshape(folded_shape(numbers.shape))
-    some = bool(folded.any())
+    numbers = np.atleast_1d(numbers)
+    some = bool(numbers.any())
     writer.write_number(int(some))
     if not some:
         return
-    activity = best_activity(folded)
+    activity = best_activity(numbers)
     write_activity(writer, activity)
-    alive = _living(folded, activity) - low
+    alive = _living(numbers, activity) - low
     coder = _ClassCoder(activity, low, high)
     for start, end in coder.slabs():
         order, bounds = coder.order(start, end)
@@ -49,11 +49,13 @@ def write_numbers(writer: Writer, numbers: NDArray[np.integer], low: int, high: 
 def read_numbers(reader: Reader, shape: tuple[int, ...], low: int, high: int) -> NDArray[np.int16]:
     """Raises ValueError for what no writer gives."""
     kind = reader.read_number()
-    numbers = np.zeros(folded_shape(shape), np.int16)
+    numbers = np.zeros(shape or 1, np.int16)
     if kind > 1:
         raise ValueError(f"numbers of kind {kind}, expected 0 or 1")
     if not kind:
         return numbers.reshape(shape)
+    if not numbers.size:
+        raise ValueError("numbers of an empty leaf")
     activity = read_activity(reader, numbers.shape)
     coder = _ClassCoder(activity, low, high)
     alive = np.empty((coder.rows.size, coder.columns.size), np.int16)
@@ -65,12 +67,6 @@ def read_numbers(reader: Reader, shape: tuple[int, ...], low: int, high: int) ->
         alive[start:end].ravel()[order] = symbols + low
     _set_living(numbers, activity, alive)
     return numbers.reshape(shape)
-
-
-def folded_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """[positions, inputs, outputs]: kernels have their inputs and outputs last."""
-    inputs, outputs = (1, 1, *shape)[-2:]
-    return math.prod(shape[:-2]), inputs, outputs
 
 
 class _ClassCoder:
@@ -125,13 +121,13 @@ def _expected(exponent: int, low: int, high: int) -> NDArray[np.int64]:
     return np.array(weights, np.int64)
 
 
-def _living(folded: NDArray[np.integer], activity: Activity) -> NDArray[np.int32]:
+def _living(numbers: NDArray[np.integer], activity: Activity) -> NDArray[np.int32]:
     """[rows, columns] of the weights on living lines."""
     rows = living_rows(activity)
-    matrix = folded.reshape(rows.size, -1)
-    return matrix[np.ix_(rows, activity.alive[2])].astype(np.int32)
+    matrix = numbers.reshape(rows.size, -1)
+    return matrix[np.ix_(rows, activity.alive[-1])].astype(np.int32)
 
 
 def _set_living(numbers: NDArray[np.int16], activity: Activity, alive: NDArray[np.int16]) -> None:
     rows = living_rows(activity)
-    numbers.reshape(rows.size, -1)[np.ix_(rows, activity.alive[2])] = alive
+    numbers.reshape(rows.size, -1)[np.ix_(rows, activity.alive[-1])] = alive

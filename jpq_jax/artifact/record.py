@@ -1,7 +1,8 @@
-"""What a file states about each of its leaves: place, shape, dtype, and whether it is compressed."""
+"""What a file states about each of its leaves: place, shape, dtype, and in which form it is there."""
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -29,6 +30,14 @@ Extras = dict[str, Any]
 """Small metadata of JSON's types."""
 
 
+class Form(enum.IntEnum):
+    """How a leaf is written; a file has the numbers."""
+
+    ARRAY = 0  # its bytes as they are
+    CODES = 1
+    FLOATS = 2  # an array whose floats get shorter
+
+
 class Record(NamedTuple):
     """What a file states about one leaf.
 
@@ -36,14 +45,14 @@ class Record(NamedTuple):
       path: the steps from the root of the tree to the leaf.
       shape: of the leaf.
       dtype: one of `DTYPES`, the leaf's own.
-      compressed: whether it is `Codes`, or an array that is stored as it is.
-      scale: the shape of a compressed leaf's scale, None without one.
+      form: how it is written.
+      scale: the shape of the scale of `Codes`, None without one.
     """
 
     path: Path
     shape: tuple[int, ...]
     dtype: str
-    compressed: bool
+    form: Form
     scale: tuple[int, ...] | None = None
 
     @property

@@ -12,15 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpq_jax.artifact.adaptive import SYMBOL, Learner
-from jpq_jax.artifact.stream import Reader, Writer, uniform
+from jpq_jax.artifact.floats import MOST_STEPS, multiples_of, read_floats, write_floats
+from jpq_jax.artifact.stream import Reader, Writer
 from jpq_jax.vocabulary import LEVELS
-
-_MOST_STEPS = 2**11  # from 0 to a value
-_PARTS = 8  # steps in the smallest gap between two values, at most
-_ULPS = 8  # of a step that is only known by its multiples
-_FLOAT = np.dtype("<f4")
-_HALF = 2  # bytes that bfloat16 leaves out, the low ones
-_BYTE = uniform(256)
 
 
 class Values(NamedTuple):
@@ -47,9 +41,9 @@ def values_of(codebook: NDArray[np.float32], greatest: int) -> Values:
     """Those of a valid codebook, up to the last that is not +0.0, or to the greatest code in use."""
     count = int(np.flatnonzero(codebook.view(np.uint32)).max(initial=greatest))
     values = codebook[1 : 1 + count]
-    found = _as_multiples(values)
+    found = multiples_of(values) if count > 1 else None
     if found is not None:
-        return Values(codebook, np.append(0, found[1]).astype(np.int16), found[0])
+        return Values(codebook, np.append(0, found.numbers).astype(np.int16), found.step)
     return Values(codebook, _ranks(count, int((values < 0).sum())), None)
 
 
@@ -98,29 +92,12 @@ def _read_side(reader: Reader, size: int) -> NDArray[np.int64]:
     if not size:
         return np.zeros(0, np.int64)
     last = size + reader.read_number()
-    if last > _MOST_STEPS:
-        raise ValueError(f"a value of {last} steps, expected up to {_MOST_STEPS}")
+    if last > MOST_STEPS:
+        raise ValueError(f"a value of {last} steps, expected up to {MOST_STEPS}")
     taken = np.flatnonzero(_taken_learner().read(reader, last)) + 1
     if taken.size != size or taken[-1] != last:
         raise ValueError(f"got {taken.size} values, expected {size} that end in {last} steps")
     return taken
-
-
-def write_floats(writer: Writer, floats: NDArray[np.float32]) -> None:
-    """Those that bfloat16 holds take 16 bits each, if all do."""
-    data = np.ascontiguousarray(floats, _FLOAT).reshape(-1, 1).view(np.uint8)
-    first = 0 if data[:, :_HALF].any() else _HALF
-    writer.write_number(first)
-    writer.write(data[:, first:].ravel(), _BYTE)
-
-
-def read_floats(reader: Reader, count: int) -> NDArray[np.float32]:
-    first = reader.read_number()
-    if first not in (0, _HALF):
-        raise ValueError(f"floats from byte {first} on, expected 0 or {_HALF}")
-    data = np.zeros((count, _FLOAT.itemsize), np.uint8)
-    data[:, first:] = reader.read(data[:, first:].size, _BYTE).reshape(data[:, first:].shape)
-    return data.view(_FLOAT)[:, 0].astype(np.float32)
 
 
 def _taken_learner() -> Learner:
@@ -130,30 +107,3 @@ def _taken_learner() -> Learner:
 def _ranks(count: int, negative: int) -> NDArray[np.int16]:
     others = np.arange(count, dtype=np.int16) - np.int16(negative)
     return np.append(0, np.where(others < 0, others, others + 1)).astype(np.int16)
-
-
-def _as_multiples(values: NDArray[np.float32]) -> tuple[np.float32, NDArray[np.int64]] | None:
-    """A step, and whole numbers other than 0 whose products with it, in float32, are the values; None if none is found."""
-    wide = values.astype(np.float64)
-    if values.size < 2 or (values == 0).any() or (np.diff(wide) <= 0).any():
-        return None
-    gap = min(np.abs(wide).min(), np.diff(wide).min())
-    for parts in range(1, _PARTS + 1):  # steps in the smallest gap
-        multiples = np.rint(wide * (parts / gap))
-        if np.abs(multiples).max() > _MOST_STEPS:
-            return None
-        step = _exact_step(values, multiples)
-        if step is not None:
-            return step, multiples.astype(np.int64)
-    return None
-
-
-def _exact_step(values: NDArray[np.float32], multiples: NDArray[np.float64]) -> np.float32 | None:
-    outermost = np.abs(values).argmax()
-    near = np.float32(values[outermost] / multiples[outermost])
-    candidates = (near.view(np.int32) + np.arange(-_ULPS, _ULPS + 1, dtype=np.int32)).view(
-        np.float32
-    )
-    products = multiples.astype(np.float32)[:, None] * candidates
-    exact = np.flatnonzero((products == values[:, None]).all(axis=0))
-    return np.float32(candidates[exact[0]]) if exact.size else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from jpq_jax.artifact.record import Extras, Record
+from jpq_jax.artifact.record import Extras, Form, Record
 from jpq_jax.artifact.version1 import container, leaf
 
 
@@ -13,6 +13,7 @@ def unpack(data: bytes) -> tuple[list[Record], Extras, Iterator[Any]]:
     """As `artifact.container.unpack`."""
     stated, payloads, extras = container.unpack(data)
     records = [
-        Record(one.path, one.shape, one.dtype, one.bits is not None, one.scale) for one in stated
+        Record(one.path, one.shape, one.dtype, Form(one.bits is not None), one.scale)
+        for one in stated
     ]
     return records, extras, map(leaf.unpack, stated, payloads)
