@@ -4,6 +4,8 @@ params --sketch--> distortion tables --allocate--> bits, support --project--> Co
 """
 
 from jpq_jax import artifact as artifact
+from jpq_jax.checkpoint import read_checkpoint as read_checkpoint
+from jpq_jax.checkpoint import write_safetensors as write_safetensors
 from jpq_jax.finalize import finalize as finalize
 from jpq_jax.fisher import diagonal_fisher as diagonal_fisher
 from jpq_jax.granularity import Block as Block
@@ -11,6 +13,7 @@ from jpq_jax.granularity import Channels as Channels
 from jpq_jax.granularity import Element as Element
 from jpq_jax.granularity import NofM as NofM
 from jpq_jax.plan import plan_leaves as plan_leaves
+from jpq_jax.post_training import compress as compress
 from jpq_jax.projection.held import held as held
 from jpq_jax.projection.joint import JointPlan as JointPlan
 from jpq_jax.projection.joint import joint as joint
@@ -20,6 +23,8 @@ from jpq_jax.projection.published import project_alternating as project_alternat
 from jpq_jax.rate import account as account
 from jpq_jax.rate import paper_ratio as paper_ratio
 from jpq_jax.rate import rate_bits as rate_bits
+from jpq_jax.report import compare as compare
+from jpq_jax.report import inspect as inspect
 from jpq_jax.transforms.admm import AdmmState as AdmmState
 from jpq_jax.transforms.admm import admm as admm
 from jpq_jax.transforms.clustering import ClusterState as ClusterState
@@ -56,10 +61,13 @@ __all__ = [
     "admm",
     "artifact",
     "cluster_updates",
+    "compare",
+    "compress",
     "dequantize",
     "diagonal_fisher",
     "finalize",
     "held",
+    "inspect",
     "joint",
     "latent",
     "leaves_with_paths",
@@ -70,5 +78,7 @@ __all__ = [
     "project_alternating",
     "project_params",
     "rate_bits",
+    "read_checkpoint",
     "validate",
+    "write_safetensors",
 ]

@@ -56,7 +56,7 @@ def plan_leaves(params: PyTree, where: Where = None) -> list[LeafPlan]:
         if is_codes(leaf) or not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
             raise ValueError(f"leaf {path!r}: got {type(leaf).__name__}, expected an array")
     if where is None or not leaves:  # optax asks with no leaves what is like the params in a state
-        return [LeafPlan(path, *_default_rule(path, leaf)) for path, leaf in leaves]
+        return [_default_plan(path, leaf) for path, leaf in leaves]
     if _is_predicate(where):
         chosen = [_choice(where(path, leaf)) for path, leaf in leaves]
         plan = _chosen(leaves, chosen, "the user's predicate")
@@ -71,6 +71,12 @@ def plan_leaves(params: PyTree, where: Where = None) -> list[LeafPlan]:
 def _is_predicate(where: Where) -> TypeGuard[Callable[[str, Any], bool]]:
     """A function, and not a mask that is a callable pytree, as Equinox models are."""
     return callable(where) and jax.tree_util.all_leaves([where])
+
+
+def _default_plan(path: str, leaf: Any) -> LeafPlan:
+    compress, why = _default_rule(path, leaf)
+    is_rounded = not compress and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+    return LeafPlan(path, compress, why, rounded=is_rounded)
 
 
 def _default_rule(path: str, leaf: Any) -> tuple[bool, str]:

@@ -103,12 +103,14 @@ class LeafPlan:
       compress: prune and quantize the leaf, or store it as it is.
       why: the rule that decided, for the report.
       treatment: how, if it is compressed.
+      rounded: whether a leaf that is stored may lose digits where the budget is of the file's bytes.
     """
 
     path: str
     compress: bool
     why: str
     treatment: Treatment = _AS_USUAL
+    rounded: bool = False
 
 
 @jax.tree_util.register_dataclass

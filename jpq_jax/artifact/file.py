@@ -61,7 +61,7 @@ def save(path: str | os.PathLike[str], codes: PyTree, extras: Extras | None = No
       OSError: if the file cannot be written.
     """
     data = encode(codes, extras)
-    _write(Path(path), data)
+    write_whole(Path(path), data)
     return len(data)
 
 
@@ -163,7 +163,7 @@ def _unpacker(data: bytes) -> Callable[[bytes], tuple[list[Record], Extras, Iter
     return container.unpack
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Writes the file beside its place first, then moves it there, which is atomic."""
     temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
     try:

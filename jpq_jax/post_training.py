@@ -1,0 +1,235 @@
+"""Post-training compression: any checkpoint into a file of so many bytes, without data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jpq_jax import artifact
+from jpq_jax.artifact.record import Extras
+from jpq_jax.plan import Where, check_compresses, check_finite, plan_leaves
+from jpq_jax.projection.lines import MOST, numbers_at
+from jpq_jax.rounding import rounded
+from jpq_jax.vocabulary import (
+    LEVELS,
+    MAX_BITS,
+    Budget,
+    Codes,
+    LeafPlan,
+    PyTree,
+    Treatment,
+    dtype_name,
+)
+
+_ENOUGH = 0.997  # of the budget
+_ROUNDS = 24
+_SLOPE = -0.7  # octaves of bytes for one of the multiplier, before it is known
+_FINEST = 2.0**-14  # octaves of the multiplier
+_RANGE = 80.0  # octaves below and above the mean square of a weight
+_LEAST = (
+    2.0**-48
+)  # of a multiplier that float32 can work with: there the multiples do not reach all weights any more
+_STRICTER = 16.0  # how much more an error of a stored leaf counts than one of a kernel, both relative to their own
+_ROUNDED = ("float32", "bfloat16", "float16")
+
+Progress = Callable[[int, int, int], None]
+"""Called with the round of the search, leaves done in it, and leaves in all."""
+
+
+class _Kernel(NamedTuple):
+    """Attributes:
+    weights: [...] float32, in `unit`.
+    unit: a power of two, so that squares neither overflow nor vanish.
+    square: sum of the squares, in the leaf's own unit.
+    dtype: the leaf's own.
+    """
+
+    weights: jax.Array
+    unit: float
+    square: float
+    dtype: str
+
+
+class _Tried(NamedTuple):
+    """Attributes:
+    codes: the compressed tree.
+    nbytes: of its file.
+    """
+
+    codes: PyTree
+    nbytes: int
+
+
+def compress(
+    params: PyTree,
+    budget: Budget,
+    *,
+    plan: Where | Sequence[LeafPlan] = None,
+    extras: Extras | None = None,
+    progress: Progress | None = None,
+) -> PyTree:
+    """Codes of `params` whose file takes at most so many bytes.
+
+        min_Q sum_l sqrt(E_l) f(D_l)   subject to   len(artifact.encode(Q)) <= budget
+
+    over whole multiples of a step for each kernel l, of sum of squares E_l and relative error D_l; f is that of `projection.lines`, D_l
+    for small errors. By a Lagrangian: at a price of a bit, numbers are found that are cheap for the codec, and the price is searched until
+    the file has the size. Between layers neither the error itself nor the relative one is what counts (with norms after the layers it is
+    the relative one): E_l to the power of 1/2 stands between them. Stored floats (biases, norms, statistics) are rounded at
+    the same price, an error in them, relative to their own size, counting 16 times one in the kernels.
+
+    Args:
+      params: any pytree of arrays.
+      budget: `Budget(nbytes=...)`.
+      plan: which leaves are kernels: what `plan_leaves` gives, or takes as `where`. Leaves that a mask or predicate of one's own
+        leaves out are stored to the bit.
+      extras: that the file will be saved with: they count.
+      progress: told how far the search is.
+
+    Returns:
+      The compressed tree: `params` with `Codes` in place of the kernels, and stored leaves rounded. A kernel that wants more than 256
+      values at this size is not `Codes`, but an array of few digits.
+
+    Raises:
+      ValueError: another budget; one that even a model of zeros exceeds; nothing to compress; weights that are not finite; a
+        treatment other than `Treatment()`.
+    """
+    if budget.nbytes is None:
+        raise ValueError(
+            f"compress: got {budget}, expected Budget(nbytes=...); `project` knows the others"
+        )
+    leaf_plan = _plan_of(params, plan)
+    leaves, structure = jax.tree.flatten(params)
+    search = _Search(leaf_plan, leaves, structure, extras, progress or (lambda *_: None))
+    return search.run(int(budget.nbytes))
+
+
+def _plan_of(params: PyTree, plan: Where | Sequence[LeafPlan]) -> list[LeafPlan]:
+    if isinstance(plan, list) and plan and isinstance(plan[0], LeafPlan):
+        found = list(plan)
+    else:
+        found = plan_leaves(params, plan)
+    check_compresses(found)
+    for p in found:
+        if p.compress and p.treatment != Treatment():
+            raise ValueError(
+                f"compress: leaf {p.path!r}: got {p.treatment}, expected {Treatment()}"
+            )
+    return found
+
+
+@dataclasses.dataclass
+class _Search:
+    """For the multiplier: the smallest at which the file fits, about."""
+
+    plan: list[LeafPlan]
+    leaves: list[Any]
+    structure: Any
+    extras: Extras | None
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.kernels = {
+            i: _kernel(p.path, self.leaves[i]) for i, p in enumerate(self.plan) if p.compress
+        }
+        self.size = sum(kernel.weights.size for kernel in self.kernels.values())
+        squares = [kernel.square for kernel in self.kernels.values() if kernel.square]
+        self.mean_square = sum(squares) / max(self.size, 1) or 1.0
+        logs = [math.log2(square) for square in squares]
+        self.middle = 2.0 ** (sum(logs) / max(len(logs), 1))
+        self.rounds = 0
+
+    def run(self, nbytes: int) -> PyTree:
+        middle = math.log2(self.mean_square)
+        low, high = middle - _RANGE, middle + _RANGE  # too small; fits
+        best: _Tried | None = None
+        known: list[tuple[float, float]] = []
+        at = min(max(middle - 2 * 8 * nbytes / max(self.size, 1), low), high)
+        while self.rounds < _ROUNDS and high - low > _FINEST:
+            tried = self.tried(2.0**at)
+            known.append((at, math.log2(tried.nbytes)))
+            if tried.nbytes <= nbytes:
+                best, high = tried, at
+                if tried.nbytes >= _ENOUGH * nbytes:
+                    break
+            else:
+                low = at
+            at = _next(known, math.log2(nbytes * (1 + _ENOUGH) / 2), low, high)
+        if best is None:
+            raise self.too_small(nbytes)
+        return best.codes
+
+    def too_small(self, nbytes: int) -> ValueError:
+        least = self.tried(self.mean_square * 2.0**_RANGE).nbytes
+        return ValueError(
+            f"got a budget of {nbytes} bytes, expected at least {least}: what a file of zeros takes with these "
+            "names, shapes and stored leaves"
+        )
+
+    def tried(self, multiplier: float) -> _Tried:
+        self.rounds += 1
+        coded = []
+        for i, (p, leaf) in enumerate(zip(self.plan, self.leaves, strict=True)):
+            self.progress(self.rounds, i, len(self.plan))
+            coded.append(self.coded(i, p, leaf, multiplier))
+        self.progress(self.rounds, len(self.plan), len(self.plan))
+        codes = jax.tree.unflatten(self.structure, coded)
+        return _Tried(codes, len(artifact.encode(codes, self.extras)))
+
+    def coded(self, i: int, p: LeafPlan, leaf: Any, multiplier: float) -> Any:
+        if p.compress:
+            kernel = self.kernels[i]
+            return _coded(kernel, multiplier * math.sqrt(kernel.square / self.middle))
+        if p.rounded and leaf.dtype.name in _ROUNDED:
+            return rounded(np.asarray(leaf), _STRICTER * self.mean_square, multiplier)
+        return leaf
+
+
+def _next(known: list[tuple[float, float]], target: float, low: float, high: float) -> float:
+    """Where a line through the two points nearest to the target meets it; the middle, if that is outside.
+
+    known: (log2 of a multiplier, log2 of bytes).
+    """
+    nearest = sorted(known, key=lambda point: abs(point[1] - target))[:2]
+    (x, y), slope = nearest[0], _SLOPE
+    if len(nearest) == 2 and nearest[1][0] != x and nearest[1][1] != y:
+        slope = min((nearest[1][1] - y) / (nearest[1][0] - x), _SLOPE / 8)
+    at = x + (target - y) / slope
+    return at if low < at < high else (low + high) / 2
+
+
+def _kernel(path: str, leaf: Any) -> _Kernel:
+    check_finite(path, leaf)
+    weights = np.asarray(leaf)
+    largest = float(np.abs(weights).max(initial=0))
+    unit = 2.0 ** math.floor(math.log2(largest)) if largest else 1.0
+    own = jnp.asarray(weights.astype(np.float32) / np.float32(unit))
+    return _Kernel(own, unit, float(jnp.sum(own**2)) * unit**2, dtype_name(leaf))
+
+
+def _coded(kernel: _Kernel, multiplier: float) -> Any:
+    """Codes; an array where they would be of more than 256 values; one of few digits where a step has too many multiples."""
+    own = multiplier / kernel.unit**2
+    inside = min(max(own, _LEAST), 1 / _LEAST)
+    found = numbers_at(kernel.weights, jnp.float32(1), jnp.float32(inside))
+    numbers, step = np.asarray(found.numbers), np.float32(float(found.step) * kernel.unit)
+    if np.abs(numbers).max(initial=0) >= MOST:
+        weights = np.asarray(kernel.weights)
+        digits = rounded(weights, float((weights.astype(np.float64) ** 2).mean()), own)
+        return (digits * np.float32(kernel.unit)).astype(np.dtype(kernel.dtype))
+    distinct = np.unique(numbers[numbers != 0])
+    if distinct.size >= LEVELS:
+        return (numbers.astype(np.float32) * step).astype(np.dtype(kernel.dtype))
+    codebook = np.zeros(LEVELS, np.float32)
+    codebook[1 : 1 + distinct.size] = distinct.astype(np.float32) * step
+    code = np.where(numbers == 0, 0, 1 + np.searchsorted(distinct, numbers)).astype(np.int16)
+    bits = min(max(1, math.ceil(math.log2(max(distinct.size, 1)))), MAX_BITS)
+    return Codes(
+        jnp.asarray(code), jnp.asarray(codebook), jnp.asarray(bits, jnp.int32), kernel.dtype
+    )

@@ -1,0 +1,199 @@
+"""Whole numbers of one leaf at a price of a bit, by what the codec spends where some lines of a leaf are more active than others.
+
+    min over q, step of   E f(D) + multiplier x bits(q),   D = sum_i h_i (w_i - step q_i)^2 / E,   E = sum_i h_i w_i^2
+
+f is the integral of a / ((1 - D)^2 + b), a = 1 + b, b = 1/16: for small D the error itself, and for large ones error by what is left
+of the signal, since an output that is nearly all error is of no use to the next layer, however little it would take to lose the rest.
+
+bits(q) is the length of an adaptive code whose table depends on a number's class: how large numbers tend to be on its
+lines, one of each axis (all that has one index of it). A local minimum, by turns: the lines' activity, the tables, the
+numbers, the step. The same model as `artifact.activity` has, in JAX; the codec has the last word on bytes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+REACH = 128  # numbers beyond cost as much as this
+MOST = 2**11  # the largest number there may be
+CLASSES = 64
+_TOP = 20  # half octaves: numbers of class 0 have a mean size of 2**(_TOP / 2)
+_WIDTH = 2 * REACH + 1
+_PRIOR = 64.0  # numbers that the expectation of a class counts as much as
+_SHORTEST = 4  # a line that is told apart, in weights
+_APPROACHING, _SETTLING = 6, 3  # iterations
+_KEPT = 2.0**-4
+_STEP = 3.0  # of uniform levels whose error and rate are in balance, by the root of the multiplier: about sqrt(6 / ln 2)
+_ZONE = 0.6  # steps below which numbers are 0 at first
+
+
+class Lines(NamedTuple):
+    """Attributes:
+    base: [] int32, half octaves of the numbers' mean size.
+    exponents: for each axis [lines] int32, half octaves by which its lines exceed that.
+    """
+
+    base: jax.Array
+    exponents: tuple[jax.Array, ...]
+
+
+class LeafNumbers(NamedTuple):
+    """Attributes:
+    numbers: [...] int16, the leaf's shape; w is about step x number.
+    step: [] float32, of bfloat16's digits.
+    bits: [] float32, code length.
+    error: [] float32, sum h (w - step q)^2.
+    """
+
+    numbers: jax.Array
+    step: jax.Array
+    bits: jax.Array
+    error: jax.Array
+
+
+def lines_of(numbers: jax.Array) -> Lines:
+    """How active each line is, as if it had one nonzero more, and as many as an average one has in all."""
+    size = jnp.abs(numbers).astype(jnp.float32)
+    total = jnp.sum(size)
+    exponents = []
+    for axis, length in enumerate(numbers.shape):
+        if numbers.size < _SHORTEST * length or length < 2:
+            exponents.append(jnp.zeros(length, jnp.int32))
+            continue
+        of_line = jnp.sum(size, axis=[other for other in range(numbers.ndim) if other != axis])
+        exponents.append(_half_octaves((of_line + 1) / (total / length + 1)))
+    return Lines(_half_octaves((total + 1) / numbers.size), tuple(exponents))
+
+
+def _half_octaves(ratio: jax.Array) -> jax.Array:
+    return jnp.round(2 * jnp.log2(ratio)).astype(jnp.int32)
+
+
+def classes_of(lines: Lines) -> jax.Array:
+    """[...] int32, 0 the most active."""
+    axes = len(lines.exponents)
+    exponent = lines.base
+    for axis, of_axis in enumerate(lines.exponents):
+        exponent = exponent + jnp.expand_dims(of_axis, [a for a in range(axes) if a != axis])
+    return jnp.clip(_TOP - exponent, 0, CLASSES - 1)
+
+
+def prices_of(numbers: jax.Array, kinds: jax.Array) -> jax.Array:
+    """[CLASSES x _WIDTH] float32, bits of each number in each class, as learned from these."""
+    counts = jnp.zeros(CLASSES * _WIDTH, jnp.float32).at[_place(numbers, kinds)].add(1)
+
+    def learn(before: jax.Array, of_class: tuple[jax.Array, jax.Array]) -> tuple:
+        count, expected = of_class
+        known = jnp.sum(before)
+        told = expected / 2 + before * (_PRIOR / 2) / jnp.maximum(known, 1)
+        weights = jnp.where(known > 0, told, expected) + count
+        bits = jnp.log2(jnp.sum(weights)) - jnp.log2(weights)
+        return jnp.where(jnp.sum(count) > 0, weights, before), bits
+
+    each = (counts.reshape(CLASSES, _WIDTH), jnp.asarray(_EXPECTED))
+    return lax.scan(learn, jnp.zeros(_WIDTH, jnp.float32), each)[1].ravel()
+
+
+def _place(numbers: jax.Array, kinds: jax.Array) -> jax.Array:
+    inside = jnp.clip(numbers.astype(jnp.int32), -REACH, REACH)
+    return kinds * _WIDTH + inside + REACH
+
+
+def _expected() -> np.ndarray:
+    """[CLASSES, _WIDTH], falling by the same factor from each size to the next, with the class's mean size."""
+    mean = np.exp2((_TOP - np.arange(CLASSES)) / 2)[:, None]
+    factor = (np.sqrt(1 + mean**2) - 1) / mean
+    falling = factor ** np.abs(np.arange(-REACH, REACH + 1)) * (1 - factor) / (1 + factor)
+    return (_PRIOR * falling + 2.0**-10).astype(np.float32)
+
+
+_EXPECTED = _expected()
+
+
+@jax.jit
+def numbers_at(w: jax.Array, h: jax.Array, multiplier: jax.Array) -> LeafNumbers:
+    """A local minimum, from a fine step on: what is pruned once is dear to get back.
+
+    Args:
+      w: [...] float32.
+      h: of a shape that broadcasts to it, at least 0: what an error costs.
+      multiplier: [] float32, squared error for a bit, for a leaf that is all there; see `_KEPT`.
+    """
+    square = jnp.sum(h * w * w)
+
+    def own(error: jax.Array) -> jax.Array:
+        """The multiplier where so much has been lost."""
+        kept = 1 - error / jnp.where(square > 0, square, 1)
+        return multiplier * (kept**2 + _KEPT) / (1 + _KEPT)
+
+    def improve(_: int, state: _Search) -> _Search:
+        prices = prices_of(state.numbers, kinds := classes_of(lines_of(state.numbers)))
+        numbers, bits = _cheapest(w, h, state.step, kinds, prices, state.multiplier)
+        known = numbers.astype(jnp.float32)
+        above, below = jnp.sum(h * known * w), jnp.sum(h * known * known)
+        step = jnp.where(below > 0, above / jnp.where(below > 0, below, 1), state.step)
+        return _Search(numbers, step, own(square - step * above), bits)
+
+    def approach(i: int, state: _Search) -> _Search:
+        """Half way, in octaves, to the multiplier of this error, and to the step that it asks for."""
+        after = improve(i, state)
+        multiplier = jnp.sqrt(state.multiplier * after.multiplier)
+        step = after.step * jnp.sqrt(multiplier / state.multiplier)
+        return after._replace(multiplier=multiplier, step=step)
+
+    first = own(square)
+    step = _STEP * jnp.sqrt(first)
+    start = jnp.where(jnp.abs(w / step) < _ZONE, 0, _rounded(w / step))
+    state = _Search(start, step, first, jnp.float32(0))
+    state = lax.fori_loop(0, _APPROACHING, approach, state)
+    state = lax.fori_loop(0, _SETTLING, improve, state)
+    step = state.step.astype(jnp.bfloat16).astype(jnp.float32)
+    error = jnp.sum(h * (w - step * state.numbers.astype(jnp.float32)) ** 2)
+    return LeafNumbers(state.numbers, step, state.bits, error)
+
+
+class _Search(NamedTuple):
+    """Attributes:
+    numbers: [...] int16.
+    step: [] float32.
+    multiplier: [] float32, that of this leaf.
+    bits: [] float32, of the numbers.
+    """
+
+    numbers: jax.Array
+    step: jax.Array
+    multiplier: jax.Array
+    bits: jax.Array
+
+
+def _rounded(x: jax.Array) -> jax.Array:
+    return jnp.clip(jnp.round(x), -MOST, MOST).astype(jnp.int16)
+
+
+def _cheapest(
+    w: jax.Array,
+    h: jax.Array,
+    step: jax.Array,
+    kinds: jax.Array,
+    prices: jax.Array,
+    multiplier: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Of the nearest number, the next one toward 0, and 0: that of least error plus price; and bits of all."""
+    near = _rounded(w / step)
+
+    def tried(number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        bits = prices.at[_place(number, kinds)].get(mode="promise_in_bounds")
+        cost = h * (w - step * number.astype(jnp.float32)) ** 2 + multiplier * bits
+        return cost, number, bits
+
+    best = tried(near)
+    for number in (near - jnp.sign(near), jnp.zeros_like(near)):
+        other = tried(number)
+        better = other[0] < best[0]
+        best = tuple(jnp.where(better, a, b) for a, b in zip(other, best, strict=True))
+    return best[1], jnp.sum(best[2])

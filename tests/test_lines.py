@@ -1,0 +1,107 @@
+"""Numbers at the price of the codec: against the same steps in float64 NumPy, and against the codec itself."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jpq_jax.artifact.numbers import write_numbers
+from jpq_jax.artifact.stream import Writer
+from jpq_jax.projection import lines
+from jpq_jax.projection.lines import numbers_at
+
+
+def trained_like(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Weights of which some lines are more active than others."""
+    rng = np.random.default_rng(seed)
+    w = rng.laplace(size=shape)
+    for axis, length in enumerate(shape):
+        factor = np.exp2(-3 * rng.random(length))
+        w *= factor.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+    return w.astype(np.float32)
+
+
+def at(w: np.ndarray, multiplier: float) -> lines.LeafNumbers:
+    found = numbers_at(jnp.asarray(w), jnp.float32(1), jnp.float32(multiplier))
+    return jax.tree.map(np.asarray, found)
+
+
+def codec_bits(numbers: np.ndarray) -> float:
+    writer = Writer()
+    low, high = int(numbers.min(initial=0)), int(numbers.max(initial=0))
+    write_numbers(writer, numbers, low, high)
+    return writer.bits
+
+
+SHAPES = [(300, 200), (5, 5, 20, 50), (50, 20, 5, 5), (3, 3, 3, 16)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("price", [1e-4, 1e-2, 0.1])
+def test_bits_are_about_those_of_the_codec(shape: tuple[int, ...], price: float):
+    w = trained_like(shape)
+    found = at(w, price * float((w**2).mean()))
+    # The codec writes the lines, and learns the tables.
+    assert found.bits <= codec_bits(found.numbers) <= 1.2 * found.bits + 3 * sum(shape) + 400
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_error_is_what_it_says(shape: tuple[int, ...]):
+    w = trained_like(shape)
+    for price in (1e-5, 1e-3, 0.1):
+        found = at(w, price * float((w**2).mean()))
+        error = ((w.astype(np.float64) - found.numbers * np.float64(found.step)) ** 2).sum()
+        assert error == pytest.approx(float(found.error), rel=1e-3)
+
+
+def test_step_is_a_bfloat16():
+    found = at(trained_like((40, 50)), 1e-3)
+    assert not found.step.view(np.uint32) & 0xFFFF
+
+
+@pytest.mark.parametrize(("price", "share"), [(1e-4, 1.0), (1e-2, 0.97), (0.1, 0.9)])
+def test_better_than_rounding_with_the_same_bytes(price: float, share: float):
+    w = trained_like((300, 200))
+    found = at(w, price * float((w**2).mean()))
+    taken, error = codec_bits(found.numbers), float(found.error)
+    low, high = float(found.step) / 4, float(found.step) * 8
+    for _ in range(20):  # the step at which plain rounding takes as much
+        step = (low * high) ** 0.5
+        numbers = np.rint(w / step).astype(np.int16)
+        low, high = (step, high) if codec_bits(numbers) > taken else (low, step)
+    assert error < share * float(((w - numbers * step) ** 2).sum())
+
+
+def test_active_lines_are_told_apart():
+    w = trained_like((300, 200))
+    w[::2] *= 0.01
+    numbers = at(w, 1e-2 * float((w**2).mean())).numbers
+    found = lines.lines_of(jnp.asarray(numbers))
+    assert int(found.exponents[0][1::2].min()) > int(found.exponents[0][::2].max())
+
+
+def test_prices_are_code_lengths():
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(-3, 4, (60, 50)).astype(np.int16)
+    kinds = rng.integers(20, 40, (60, 50)).astype(np.int32)
+    prices = np.asarray(lines.prices_of(jnp.asarray(numbers), jnp.asarray(kinds)))
+    prices = prices.reshape(lines.CLASSES, -1)
+    np.testing.assert_allclose(np.exp2(-prices.astype(np.float64)).sum(axis=1), 1, rtol=1e-3)
+    seen = prices[30, lines.REACH - 3 : lines.REACH + 4]  # of about 150 numbers
+    assert (np.abs(seen - np.log2(7)) < 1.2).all()
+    assert (prices[30, : lines.REACH - 10] > 8).all()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0, 2), (7,), (2, 3, 2, 3, 2)])
+def test_odd_shapes(shape: tuple[int, ...]):
+    w = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    found = at(w, 1e-3)
+    assert found.numbers.shape == shape
+    np.testing.assert_allclose(found.numbers * found.step, w, atol=1)
+
+
+def test_zeros_and_a_price_beyond_all_give_zeros():
+    assert not at(np.zeros((30, 20), np.float32), 1e-3).numbers.any()
+    assert not at(trained_like((30, 20)), 1e6).numbers.any()
