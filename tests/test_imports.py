@@ -12,6 +12,7 @@ ORDER = [
     "sharding",
     "granularity",
     "vocabulary",
+    "rounding",
     "fisher",
     "plan",
     "sketch",
@@ -23,6 +24,12 @@ ORDER = [
 ]
 ALLOWED = {name: set(ORDER[: i + 1]) for i, name in enumerate(ORDER)}
 ALLOWED["artifact"] = {"vocabulary", "artifact"}
+# These see both sides, the codes and the file.
+AFTER = ["checkpoint", "report", "post_training", "cli"]
+ALLOWED |= {
+    name: {*ORDER, "artifact", *AFTER[: i + 1]} - {"transforms", "finalize"}
+    for i, name in enumerate(AFTER)
+}
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 
