@@ -158,7 +158,36 @@ def _overhead() -> str:
     return _markdown(columns, rows)
 
 
+def _file_size() -> str:
+    """Post-training compression against NNCodec at its sizes."""
+    columns = [
+        "model",
+        "NNCodec's bytes",
+        "its error",
+        "ours",
+        "its accuracy",
+        "ours",
+        "bytes at its error",
+    ]
+    found = _load("file_size")
+    rows = [
+        [
+            row["checkpoint"],
+            f"{row['nncodec_bytes']:,}",
+            f"{row['nncodec_distortion']:.5f}",
+            f"{row['distortion']:.5f}",
+            _percent(row["nncodec_accuracy"]),
+            _percent(row["accuracy"]),
+            f"{row['bytes_at_equal_distortion']:,.0f} ({row['bytes_ratio']:.2f})",
+        ]
+        for row in found["rows"]
+    ]
+    mean = ["geometric mean", "", "", "", "", "", f"{found['geometric_mean']:.2f}"]
+    return _markdown(columns, [*rows, mean])
+
+
 _TABLES = {
+    "file_size": _file_size,
     "records": _records,
     "projections": _projections,
     "distortion": _distortion,

@@ -48,12 +48,14 @@ class _Kernel(NamedTuple):
     unit: a power of two, so that squares neither overflow nor vanish.
     square: sum of the squares, in the leaf's own unit.
     dtype: the leaf's own.
+    outputs: the axis of the outputs.
     """
 
     weights: jax.Array
     unit: float
     square: float
     dtype: str
+    outputs: int
 
 
 class _Tried(NamedTuple):
@@ -210,14 +212,19 @@ def _kernel(path: str, leaf: Any) -> _Kernel:
     largest = float(np.abs(weights).max(initial=0))
     unit = 2.0 ** math.floor(math.log2(largest)) if largest else 1.0
     own = jnp.asarray(weights.astype(np.float32) / np.float32(unit))
-    return _Kernel(own, unit, float(jnp.sum(own**2)) * unit**2, dtype_name(leaf))
+    return _Kernel(own, unit, float(jnp.sum(own**2)) * unit**2, dtype_name(leaf), _outputs(path))
+
+
+def _outputs(path: str) -> int:
+    """PyTorch and Equinox have the outputs of a `weight` first, all others last."""
+    return 0 if path.replace("/", ".").rpartition(".")[2] == "weight" else -1
 
 
 def _coded(kernel: _Kernel, multiplier: float) -> Any:
     """Codes; an array where they would be of more than 256 values; one of few digits where a step has too many multiples."""
     own = multiplier / kernel.unit**2
     inside = min(max(own, _LEAST), 1 / _LEAST)
-    found = numbers_at(kernel.weights, jnp.float32(1), jnp.float32(inside))
+    found = numbers_at(kernel.weights, jnp.float32(inside), outputs=kernel.outputs)
     numbers, step = np.asarray(found.numbers), np.float32(float(found.step) * kernel.unit)
     if np.abs(numbers).max(initial=0) >= MOST:
         weights = np.asarray(kernel.weights)

@@ -23,8 +23,8 @@ def trained_like(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return w.astype(np.float32)
 
 
-def at(w: np.ndarray, multiplier: float) -> lines.LeafNumbers:
-    found = numbers_at(jnp.asarray(w), jnp.float32(1), jnp.float32(multiplier))
+def at(w: np.ndarray, multiplier: float, outputs: int | None = None) -> lines.LeafNumbers:
+    found = numbers_at(jnp.asarray(w), jnp.float32(multiplier), outputs=outputs)
     return jax.tree.map(np.asarray, found)
 
 
@@ -72,6 +72,17 @@ def test_better_than_rounding_with_the_same_bytes(price: float, share: float):
         numbers = np.rint(w / step).astype(np.int16)
         low, high = (step, high) if codec_bits(numbers) > taken else (low, step)
     assert error < share * float(((w - numbers * step) ** 2).sum())
+
+
+def test_outputs_keep_more_of_their_sums():
+    w = trained_like((300, 200)) + np.float32(0.1)
+
+    def shared(outputs: int | None) -> float:
+        found = at(w, 0.1 * float((w**2).mean()), outputs)
+        error = w - found.numbers * found.step
+        return float((error.mean(axis=0) ** 2).mean() / (error**2).mean())
+
+    assert shared(-1) < 0.6 * shared(None)
 
 
 def test_active_lines_are_told_apart():

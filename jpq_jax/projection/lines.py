@@ -1,9 +1,10 @@
 """Whole numbers of one leaf at a price of a bit, by what the codec spends where some lines of a leaf are more active than others.
 
-    min over q, step of   E f(D) + multiplier x bits(q),   D = sum_i h_i (w_i - step q_i)^2 / E,   E = sum_i h_i w_i^2
+    min over q, step of   E f(D) + multiplier x bits(q),   D = sum_i (w_i - step q_i)^2 / E,   E = sum_i w_i^2
 
 f is the integral of a / ((1 - D)^2 + b), a = 1 + b, b = 1/16: for small D the error itself, and for large ones error by what is left
 of the signal, since an output that is nearly all error is of no use to the next layer, however little it would take to lose the rest.
+An error that all weights of an output have in common counts twice, since what comes in has a mean: targets are moved by it.
 
 bits(q) is the length of an adaptive code whose table depends on a number's class: how large numbers tend to be on its
 lines, one of each axis (all that has one index of it). A local minimum, by turns: the lines' activity, the tables, the
@@ -12,6 +13,7 @@ numbers, the step. The same model as `artifact.activity` has, in JAX; the codec 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -47,7 +49,7 @@ class LeafNumbers(NamedTuple):
     numbers: [...] int16, the leaf's shape; w is about step x number.
     step: [] float32, of bfloat16's digits.
     bits: [] float32, code length.
-    error: [] float32, sum h (w - step q)^2.
+    error: [] float32, sum (w - step q)^2.
     """
 
     numbers: jax.Array
@@ -115,16 +117,16 @@ def _expected() -> np.ndarray:
 _EXPECTED = _expected()
 
 
-@jax.jit
-def numbers_at(w: jax.Array, h: jax.Array, multiplier: jax.Array) -> LeafNumbers:
+@functools.partial(jax.jit, static_argnames="outputs")
+def numbers_at(w: jax.Array, multiplier: jax.Array, *, outputs: int | None = None) -> LeafNumbers:
     """A local minimum, from a fine step on: what is pruned once is dear to get back.
 
     Args:
       w: [...] float32.
-      h: of a shape that broadcasts to it, at least 0: what an error costs.
       multiplier: [] float32, squared error for a bit, for a leaf that is all there; see `_KEPT`.
+      outputs: the axis of a layer's outputs; None if there is none.
     """
-    square = jnp.sum(h * w * w)
+    square = jnp.sum(w * w)
 
     def own(error: jax.Array) -> jax.Array:
         """The multiplier where so much has been lost."""
@@ -132,12 +134,15 @@ def numbers_at(w: jax.Array, h: jax.Array, multiplier: jax.Array) -> LeafNumbers
         return multiplier * (kept**2 + _KEPT) / (1 + _KEPT)
 
     def improve(_: int, state: _Search) -> _Search:
-        prices = prices_of(state.numbers, kinds := classes_of(lines_of(state.numbers)))
-        numbers, bits = _cheapest(w, h, state.step, kinds, prices, state.multiplier)
+        kinds = classes_of(lines_of(state.numbers))
+        prices = prices_of(state.numbers, kinds)
+        target = w + state.shift
+        numbers, bits = _cheapest(target, state.step, kinds, prices, state.multiplier)
         known = numbers.astype(jnp.float32)
-        above, below = jnp.sum(h * known * w), jnp.sum(h * known * known)
+        above, below = jnp.sum(known * w), jnp.sum(known * known)
         step = jnp.where(below > 0, above / jnp.where(below > 0, below, 1), state.step)
-        return _Search(numbers, step, own(square - step * above), bits)
+        shift = (state.shift + _mean_of_outputs(w - step * known, outputs)) / 2
+        return _Search(numbers, step, own(square - step * above), shift, bits)
 
     def approach(i: int, state: _Search) -> _Search:
         """Half way, in octaves, to the multiplier of this error, and to the step that it asks for."""
@@ -149,11 +154,12 @@ def numbers_at(w: jax.Array, h: jax.Array, multiplier: jax.Array) -> LeafNumbers
     first = own(square)
     step = _STEP * jnp.sqrt(first)
     start = jnp.where(jnp.abs(w / step) < _ZONE, 0, _rounded(w / step))
-    state = _Search(start, step, first, jnp.float32(0))
+    shift = _mean_of_outputs(jnp.zeros_like(w), outputs)
+    state = _Search(start, step, first, shift, jnp.float32(0))
     state = lax.fori_loop(0, _APPROACHING, approach, state)
     state = lax.fori_loop(0, _SETTLING, improve, state)
     step = state.step.astype(jnp.bfloat16).astype(jnp.float32)
-    error = jnp.sum(h * (w - step * state.numbers.astype(jnp.float32)) ** 2)
+    error = jnp.sum((w - step * state.numbers.astype(jnp.float32)) ** 2)
     return LeafNumbers(state.numbers, step, state.bits, error)
 
 
@@ -162,13 +168,23 @@ class _Search(NamedTuple):
     numbers: [...] int16.
     step: [] float32.
     multiplier: [] float32, that of this leaf.
+    shift: by how much the numbers' targets lie above the weights, for each output.
     bits: [] float32, of the numbers.
     """
 
     numbers: jax.Array
     step: jax.Array
     multiplier: jax.Array
+    shift: jax.Array
     bits: jax.Array
+
+
+def _mean_of_outputs(error: jax.Array, outputs: int | None) -> jax.Array:
+    """Of a shape that broadcasts; 0 without an axis of outputs, or where there is but one weight for each."""
+    if outputs is None or not error.size or error.size == error.shape[outputs]:
+        return jnp.zeros((1,) * error.ndim, jnp.float32)
+    others = [axis for axis in range(error.ndim) if axis != outputs % error.ndim]
+    return jnp.mean(error, axis=others, keepdims=True)
 
 
 def _rounded(x: jax.Array) -> jax.Array:
@@ -177,7 +193,6 @@ def _rounded(x: jax.Array) -> jax.Array:
 
 def _cheapest(
     w: jax.Array,
-    h: jax.Array,
     step: jax.Array,
     kinds: jax.Array,
     prices: jax.Array,
@@ -188,7 +203,7 @@ def _cheapest(
 
     def tried(number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         bits = prices.at[_place(number, kinds)].get(mode="promise_in_bounds")
-        cost = h * (w - step * number.astype(jnp.float32)) ** 2 + multiplier * bits
+        cost = (w - step * number.astype(jnp.float32)) ** 2 + multiplier * bits
         return cost, number, bits
 
     best = tried(near)
