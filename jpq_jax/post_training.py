@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jpq_jax import artifact
-from jpq_jax.artifact.record import Extras
+from jpq_jax.artifact.record import Extras, fewest_bytes
 from jpq_jax.plan import Where, check_compresses, check_finite, plan_leaves
 from jpq_jax.projection.lines import MOST, numbers_at
 from jpq_jax.rounding import rounded
@@ -145,9 +145,14 @@ class _Search:
         self.mean_square = sum(squares) / max(self.size, 1) or 1.0
         logs = [math.log2(square) for square in squares]
         self.middle = 2.0 ** (sum(logs) / max(len(logs), 1))
+        self.fewest = fewest_bytes(sum(leaf.size for leaf in self.leaves))
         self.rounds = 0
 
     def run(self, nbytes: int) -> PyTree:
+        if nbytes < self.fewest:
+            raise ValueError(
+                f"got a budget of {nbytes} bytes, expected at least {self.fewest}: readers refuse so many weights in less"
+            )
         middle = math.log2(self.mean_square)
         low, high = middle - _RANGE, middle + _RANGE  # too small; fits
         best: _Tried | None = None
@@ -157,7 +162,8 @@ class _Search:
             tried = self.tried(2.0**at)
             known.append((at, math.log2(tried.nbytes)))
             if tried.nbytes <= nbytes:
-                best, high = tried, at
+                high = at
+                best = tried if tried.nbytes >= self.fewest else best
                 if tried.nbytes >= _ENOUGH * nbytes:
                     break
             else:
@@ -182,7 +188,7 @@ class _Search:
             coded.append(self.coded(i, p, leaf, multiplier))
         self.progress(self.rounds, len(self.plan), len(self.plan))
         codes = jax.tree.unflatten(self.structure, coded)
-        return _Tried(codes, len(artifact.encode(codes, self.extras)))
+        return _Tried(codes, artifact.leaf_bytes(codes, self.extras).nbytes)
 
     def coded(self, i: int, p: LeafPlan, leaf: Any, multiplier: float) -> Any:
         if p.compress:

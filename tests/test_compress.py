@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import jpq_jax
 from jpq_jax import Budget, Codes, artifact, compress, dequantize
+from jpq_jax.artifact import record
 
 
 def model(seed: int = 0) -> dict[str, Any]:
@@ -187,6 +188,17 @@ def test_too_small_a_budget_says_what_is_needed():
         compress(model(), Budget(nbytes=20))
     least = int(str(error.value).split("at least ")[1].split(":")[0])
     assert size_of(compress(model(), Budget(nbytes=least))) <= least
+
+
+def test_a_budget_that_no_reader_would_believe(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(record, "FREE_ELEMENTS", 0)
+    monkeypatch.setattr(record, "ELEMENTS_PER_BYTE", 8)
+    elements = sum(leaf.size for leaf in jax.tree.leaves(model()))
+    least = -(-elements // 8)
+    with pytest.raises(ValueError, match=f"expected at least {least}: readers refuse"):
+        compress(model(), Budget(nbytes=least - 1))
+    codes = compress(model(), Budget(nbytes=least + 20))
+    assert least <= artifact.decode(artifact.encode(codes)).nbytes <= least + 20
 
 
 def test_bad_input_is_named():

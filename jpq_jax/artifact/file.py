@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from jax.tree_util import tree_unflatten
 
 from jpq_jax.artifact import container, tree, version1
-from jpq_jax.artifact.record import Extras, Record, path_name
+from jpq_jax.artifact.record import Extras, Record, check_elements, path_name
 from jpq_jax.artifact.record import Path as LeafPath
 from jpq_jax.vocabulary import PyTree, validate
 
@@ -89,7 +89,10 @@ def encode(codes: PyTree, extras: Extras | None = None) -> bytes:
         extras do not survive JSON, or if a file so small may not claim so many weights (see
         `record.check_elements`).
     """
-    return _packed(codes, extras).data
+    leaves = tree.flatten(validate(codes))
+    data = container.pack(leaves, extras).data
+    check_elements((leaf.shape for leaf in leaves.values()), len(data))
+    return data
 
 
 def decode(data: bytes, like: PyTree | None = None, source: str = "<bytes>") -> Artifact:
@@ -120,16 +123,12 @@ def leaf_bytes(codes: PyTree, extras: Extras | None = None) -> Sizes:
     """What `save` would write for each leaf, and for the container around them.
 
     Raises:
-      TypeError, ValueError: as `encode` does.
+      TypeError, ValueError: as `encode` does, but not for a file too small for what it claims.
     """
-    packed = _packed(codes, extras)
-    paths = map(path_name, tree.flatten(codes))
-    leaves = list(zip(paths, packed.leaf_bytes, strict=True))
+    by_path = tree.flatten(validate(codes))
+    packed = container.pack(by_path, extras)
+    leaves = list(zip(map(path_name, by_path), packed.leaf_bytes, strict=True))
     return Sizes(leaves, len(packed.data) - sum(packed.leaf_bytes), len(packed.data))
-
-
-def _packed(codes: PyTree, extras: Extras | None) -> container.Packed:
-    return container.pack(tree.flatten(validate(codes)), extras)
 
 
 def _decode(data: bytes, like: PyTree | None) -> tuple[PyTree, Extras]:
