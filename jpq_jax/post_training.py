@@ -236,13 +236,28 @@ def _coded(kernel: _Kernel, multiplier: float) -> Any:
         weights = np.asarray(kernel.weights)
         digits = rounded(weights, float((weights.astype(np.float64) ** 2).mean()), own)
         return (digits * np.float32(kernel.unit)).astype(np.dtype(kernel.dtype))
-    distinct = np.unique(numbers[numbers != 0])
+    distinct = _distinct(numbers)
     if distinct.size >= LEVELS:
         return (numbers.astype(np.float32) * step).astype(np.dtype(kernel.dtype))
     codebook = np.zeros(LEVELS, np.float32)
     codebook[1 : 1 + distinct.size] = distinct.astype(np.float32) * step
-    code = np.where(numbers == 0, 0, 1 + np.searchsorted(distinct, numbers)).astype(np.int16)
+    code = _codes_of(distinct)[numbers + MOST]
     bits = min(max(1, math.ceil(math.log2(max(distinct.size, 1)))), MAX_BITS)
     return Codes(
         jnp.asarray(code), jnp.asarray(codebook), jnp.asarray(bits, jnp.int32), kernel.dtype
     )
+
+
+def _distinct(numbers: np.ndarray) -> np.ndarray:
+    """Those there are besides 0, ascending."""
+    some = np.zeros(2 * MOST + 1, bool)
+    some[numbers + MOST] = True
+    some[MOST] = False
+    return np.flatnonzero(some) - MOST
+
+
+def _codes_of(distinct: np.ndarray) -> np.ndarray:
+    """[2 MOST + 1] int16, of every number from -MOST on."""
+    codes = np.zeros(2 * MOST + 1, np.int16)
+    codes[distinct + MOST] = np.arange(1, 1 + distinct.size)
+    return codes

@@ -97,8 +97,9 @@ def test_prices_are_code_lengths():
     rng = np.random.default_rng(0)
     numbers = rng.integers(-3, 4, (60, 50)).astype(np.int16)
     kinds = rng.integers(20, 40, (60, 50)).astype(np.int32)
-    prices = np.asarray(lines.prices_of(jnp.asarray(numbers), jnp.asarray(kinds)))
-    prices = prices.reshape(lines.CLASSES, -1)
+    counts = lines.counts_of(jnp.asarray(numbers), jnp.asarray(kinds))
+    assert int(counts.sum()) == numbers.size
+    prices = np.asarray(lines.prices_of(counts))
     np.testing.assert_allclose(np.exp2(-prices.astype(np.float64)).sum(axis=1), 1, rtol=1e-3)
     seen = prices[30, lines.REACH - 3 : lines.REACH + 4]  # of about 150 numbers
     assert (np.abs(seen - np.log2(7)) < 1.2).all()

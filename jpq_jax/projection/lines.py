@@ -85,9 +85,14 @@ def classes_of(lines: Lines) -> jax.Array:
     return jnp.clip(_TOP - exponent, 0, CLASSES - 1)
 
 
-def prices_of(numbers: jax.Array, kinds: jax.Array) -> jax.Array:
-    """[CLASSES x _WIDTH] float32, bits of each number in each class, as learned from these."""
-    counts = jnp.zeros(CLASSES * _WIDTH, jnp.float32).at[_place(numbers, kinds)].add(1)
+def counts_of(numbers: jax.Array, kinds: jax.Array) -> jax.Array:
+    """[CLASSES, _WIDTH] float32, how many of each class there are of each number."""
+    counts = jnp.zeros(CLASSES * _WIDTH, jnp.int32).at[_place(numbers, kinds)].add(1)
+    return counts.reshape(CLASSES, _WIDTH).astype(jnp.float32)
+
+
+def prices_of(counts: jax.Array) -> jax.Array:
+    """[CLASSES, _WIDTH] float32, bits of each number in each class, as learned from these."""
 
     def learn(before: jax.Array, of_class: tuple[jax.Array, jax.Array]) -> tuple:
         count, expected = of_class
@@ -97,8 +102,14 @@ def prices_of(numbers: jax.Array, kinds: jax.Array) -> jax.Array:
         bits = jnp.log2(jnp.sum(weights)) - jnp.log2(weights)
         return jnp.where(jnp.sum(count) > 0, weights, before), bits
 
-    each = (counts.reshape(CLASSES, _WIDTH), jnp.asarray(_EXPECTED))
-    return lax.scan(learn, jnp.zeros(_WIDTH, jnp.float32), each)[1].ravel()
+    each = (counts, jnp.asarray(_EXPECTED))
+    return lax.scan(learn, jnp.zeros(_WIDTH, jnp.float32), each)[1]
+
+
+def bits_of(numbers: jax.Array) -> jax.Array:
+    """Their code length, with tables that are known: [] float32."""
+    counts = counts_of(numbers, classes_of(lines_of(numbers)))
+    return jnp.sum(counts * prices_of(counts))
 
 
 def _place(numbers: jax.Array, kinds: jax.Array) -> jax.Array:
@@ -135,14 +146,14 @@ def numbers_at(w: jax.Array, multiplier: jax.Array, *, outputs: int | None = Non
 
     def improve(_: int, state: _Search) -> _Search:
         kinds = classes_of(lines_of(state.numbers))
-        prices = prices_of(state.numbers, kinds)
+        prices = prices_of(counts_of(state.numbers, kinds))
         target = w + state.shift
-        numbers, bits = _cheapest(target, state.step, kinds, prices, state.multiplier)
+        numbers = _cheapest(target, state.step, kinds, prices, state.multiplier)
         known = numbers.astype(jnp.float32)
         above, below = jnp.sum(known * w), jnp.sum(known * known)
         step = jnp.where(below > 0, above / jnp.where(below > 0, below, 1), state.step)
         shift = (state.shift + _mean_of_outputs(w - step * known, outputs)) / 2
-        return _Search(numbers, step, own(square - step * above), shift, bits)
+        return _Search(numbers, step, own(square - step * above), shift)
 
     def approach(i: int, state: _Search) -> _Search:
         """Half way, in octaves, to the multiplier of this error, and to the step that it asks for."""
@@ -155,12 +166,12 @@ def numbers_at(w: jax.Array, multiplier: jax.Array, *, outputs: int | None = Non
     step = _STEP * jnp.sqrt(first)
     start = jnp.where(jnp.abs(w / step) < _ZONE, 0, _rounded(w / step))
     shift = _mean_of_outputs(jnp.zeros_like(w), outputs)
-    state = _Search(start, step, first, shift, jnp.float32(0))
+    state = _Search(start, step, first, shift)
     state = lax.fori_loop(0, _APPROACHING, approach, state)
     state = lax.fori_loop(0, _SETTLING, improve, state)
     step = state.step.astype(jnp.bfloat16).astype(jnp.float32)
     error = jnp.sum((w - step * state.numbers.astype(jnp.float32)) ** 2)
-    return LeafNumbers(state.numbers, step, state.bits, error)
+    return LeafNumbers(state.numbers, step, bits_of(state.numbers), error)
 
 
 class _Search(NamedTuple):
@@ -169,14 +180,12 @@ class _Search(NamedTuple):
     step: [] float32.
     multiplier: [] float32, that of this leaf.
     shift: by how much the numbers' targets lie above the weights, for each output.
-    bits: [] float32, of the numbers.
     """
 
     numbers: jax.Array
     step: jax.Array
     multiplier: jax.Array
     shift: jax.Array
-    bits: jax.Array
 
 
 def _mean_of_outputs(error: jax.Array, outputs: int | None) -> jax.Array:
@@ -192,23 +201,18 @@ def _rounded(x: jax.Array) -> jax.Array:
 
 
 def _cheapest(
-    w: jax.Array,
-    step: jax.Array,
-    kinds: jax.Array,
-    prices: jax.Array,
-    multiplier: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Of the nearest number, the next one toward 0, and 0: that of least error plus price; and bits of all."""
+    w: jax.Array, step: jax.Array, kinds: jax.Array, prices: jax.Array, multiplier: jax.Array
+) -> jax.Array:
+    """Of the nearest number, the next one toward 0, and 0: that of least error plus price."""
     near = _rounded(w / step)
+    price = (multiplier * prices).ravel()
 
-    def tried(number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        bits = prices.at[_place(number, kinds)].get(mode="promise_in_bounds")
-        cost = (w - step * number.astype(jnp.float32)) ** 2 + multiplier * bits
-        return cost, number, bits
+    def cost(number: jax.Array) -> jax.Array:
+        taken = price.at[_place(number, kinds)].get(mode="promise_in_bounds")
+        return (w - step * number.astype(jnp.float32)) ** 2 + taken
 
-    best = tried(near)
+    best, least = near, cost(near)
     for number in (near - jnp.sign(near), jnp.zeros_like(near)):
-        other = tried(number)
-        better = other[0] < best[0]
-        best = tuple(jnp.where(better, a, b) for a, b in zip(other, best, strict=True))
-    return best[1], jnp.sum(best[2])
+        other = cost(number)
+        best, least = jnp.where(other < least, number, best), jnp.minimum(other, least)
+    return best
