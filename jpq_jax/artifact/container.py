@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jpq_jax.artifact import leaf as leaves
 from jpq_jax.artifact.header import read_header, write_header
-from jpq_jax.artifact.record import Extras, Form, Path, Record, check_elements
+from jpq_jax.artifact.record import Contents, Extras, Form, Path, Record, check_elements
 from jpq_jax.artifact.stream import Reader, Writer
 
 MAGIC = b"JPQ"
@@ -61,10 +61,8 @@ def pack(tree: Mapping[Path, Any], extras: Extras | None) -> Packed:
     return Packed(data, [size for block in coded for size in block.leaf_bytes])
 
 
-def unpack(data: bytes) -> tuple[list[Record], Extras, Iterator[Any]]:
-    """The inverse of `pack`, for bytes that nobody vouches for: records, extras, and the leaves in their order.
-
-    Nothing is allocated for a leaf before it is asked for.
+def unpack(data: bytes) -> Contents:
+    """The inverse of `pack`, for bytes that nobody vouches for. Nothing is allocated for a leaf before it is asked for.
 
     Raises:
       ValueError: saying what is wrong with them, also while the leaves are read.
@@ -81,17 +79,20 @@ def unpack(data: bytes) -> tuple[list[Record], Extras, Iterator[Any]]:
     blocks = _blocks(records)
     lengths = [length, *(reader.read_number() for _ in blocks[1:])]
     raw = [sum(map(leaves.array_size, records[start:end])) for start, end in blocks]
-    if start + sum(lengths) + sum(raw) != len(data):
-        raise ValueError(f"got {len(data)} bytes, expected {start + sum(lengths) + sum(raw)}")
+    ends = list(accumulate(map(sum, zip(lengths, raw, strict=True)), initial=start))
+    if ends[-1] != len(data):
+        raise ValueError(f"got {len(data)} bytes, expected {ends[-1]}")
 
-    def read() -> Iterator[Any]:
-        at = start
-        for (first, last), coded, stored in zip(blocks, lengths, raw, strict=True):
-            stream = reader if at == start else Reader(_slice(data, at, coded))
-            yield from _read_block(stream, records[first:last], _slice(data, at + coded, stored))
-            at += coded + stored
+    def read(block: int) -> Iterator[Any]:
+        at = ends[block] + lengths[block]
+        stream = Reader(data[ends[block] : at])
+        if block == 0:  # behind the header
+            read_header(stream, len(data))
+            for _ in blocks[1:]:
+                stream.read_number()
+        return _read_block(stream, records[slice(*blocks[block])], data[at : ends[block + 1]])
 
-    return records, extras, read()
+    return Contents(records, extras, blocks, read)
 
 
 def _blocks(records: Sequence[Record]) -> list[tuple[int, int]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jax.tree_util import tree_unflatten
 
 from jpq_jax.artifact import container, tree, version1
-from jpq_jax.artifact.record import Extras, Record, check_elements, path_name
+from jpq_jax.artifact.record import Contents, Extras, check_elements, path_name
 from jpq_jax.artifact.record import Path as LeafPath
 from jpq_jax.vocabulary import PyTree, validate
 
@@ -132,20 +132,28 @@ def leaf_bytes(codes: PyTree, extras: Extras | None = None) -> Sizes:
 
 
 def _decode(data: bytes, like: PyTree | None) -> tuple[PyTree, Extras]:
-    records, extras, values = _unpacker(data)(data)
-    by_path: dict[LeafPath, Record] = {}
-    for record in records:
-        if by_path.setdefault(record.path, record) is not record:
-            raise ValueError(f"leaf {path_name(record.path)!r}: two leaves have this path")
+    contents = unpack(data)
+    by_path = {record.path: record for record in contents.records}
     places = None if like is None else tree.fit(by_path, like)  # before anything is decoded
-    leaves = dict(zip(by_path, values, strict=True))
+    leaves = dict(zip(by_path, contents.leaves(), strict=True))
     if places is None:
-        return validate(tree.build(leaves)), extras
+        return validate(tree.build(leaves)), contents.extras
     paths, structure = places
-    return validate(tree_unflatten(structure, [leaves[path] for path in paths])), extras
+    return validate(tree_unflatten(structure, [leaves[path] for path in paths])), contents.extras
 
 
-def _unpacker(data: bytes) -> Callable[[bytes], tuple[list[Record], Extras, Iterator[Any]]]:
+def unpack(data: bytes) -> Contents:
+    """What a file of any version holds. Raises ValueError, without its name, for what no writer gives."""
+    contents = _unpacker(data)(data)
+    paths: set[LeafPath] = set()
+    for record in contents.records:
+        if record.path in paths:
+            raise ValueError(f"leaf {path_name(record.path)!r}: two leaves have this path")
+        paths.add(record.path)
+    return contents
+
+
+def _unpacker(data: bytes) -> Callable[[bytes], Contents]:
     """By the version that a file states."""
     if not data.startswith(container.MAGIC):
         return version1.unpack

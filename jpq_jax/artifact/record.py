@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 # One step into a tree: a string key or an attribute; a position; an integer key, as a 1-tuple.
@@ -58,6 +58,26 @@ class Record(NamedTuple):
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+
+class Contents(NamedTuple):
+    """What was found in a file; its leaves are decoded when they are asked for.
+
+    Attributes:
+      records: of all leaves, in the order of the file.
+      extras: the metadata it was saved with.
+      blocks: the leaves that are coded together: the first, and the one after the last.
+      read: the leaves of a block, by its number. Raises ValueError for what no writer gives.
+    """
+
+    records: list[Record]
+    extras: Extras
+    blocks: list[tuple[int, int]]
+    read: Callable[[int], Iterator[Any]]
+
+    def leaves(self) -> Iterator[Any]:
+        for block in range(len(self.blocks)):
+            yield from self.read(block)
 
 
 def path_name(path: Path) -> str:

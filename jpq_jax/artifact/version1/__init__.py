@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-from jpq_jax.artifact.record import Extras, Form, Record
+from jpq_jax.artifact.record import Contents, Form, Record
 from jpq_jax.artifact.version1 import container, leaf
 
 
-def unpack(data: bytes) -> tuple[list[Record], Extras, Iterator[Any]]:
+def unpack(data: bytes) -> Contents:
     """As `artifact.container.unpack`."""
     stated, payloads, extras = container.unpack(data)
     records = [
         Record(one.path, one.shape, one.dtype, Form(one.bits is not None), one.scale)
         for one in stated
     ]
-    return records, extras, map(leaf.unpack, stated, payloads)
+    blocks = [(i, i + 1) for i in range(len(records))]
+    return Contents(records, extras, blocks, lambda i: iter([leaf.unpack(stated[i], payloads[i])]))
