@@ -10,7 +10,7 @@ import numpy as np
 
 from jpq_jax import artifact
 from jpq_jax.checkpoint import read_checkpoint
-from jpq_jax.rate import account
+from jpq_jax.rate import account, paper_ratio
 from jpq_jax.vocabulary import PyTree, dequantize, leaves_with_paths
 
 
@@ -110,13 +110,7 @@ def inspect(
                 stored=None if rate.compressed else _why_stored(leaf),
             )
         )
-    return FileReport(nbytes, sizes.container, dense, _paper_ratio(codes), extras, leaves)
-
-
-def _paper_ratio(codes: PyTree) -> float:
-    rates = [rate for rate in account(codes) if rate.compressed]
-    bits = sum(rate.values for rate in rates)
-    return 32 * sum(rate.weights for rate in rates) / bits if bits else math.inf
+    return FileReport(nbytes, sizes.container, dense, paper_ratio(codes), extras, leaves)
 
 
 def _why_stored(leaf: Any) -> str:
