@@ -18,12 +18,19 @@ def provenance() -> dict[str, Any]:
     module = sys.modules["__main__"].__spec__
     name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
     return {
-        "command": " ".join(["python", "-m", name, *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", name, *map(_anywhere, sys.argv[1:])]),
         "commit": _commit(),
         "versions": {package: metadata.version(package) for package in _PACKAGES}
         | {"python": platform.python_version()},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     }
+
+
+def _anywhere(argument: str) -> str:
+    """Without the folders of this machine: of an absolute path, its name alone."""
+    option, equals, value = argument.rpartition("=")
+    path = Path(value)
+    return option + equals + (path.name if path.is_absolute() else value)
 
 
 def _commit() -> str | None:

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import jpq_jax
-from experiments import evaluate, publish, run
+from experiments import evaluate, provenance, publish, run
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--train_images=2560", "--dense_epochs=2", "--epochs=3", "--ratio=50"]
@@ -259,3 +259,17 @@ def test_evaluate_refuses_files_of_others(tmp_path: Path) -> None:
     jpq_jax.artifact.save(path, {"w": np.ones(3, np.float32)}, {})
     with pytest.raises(ValueError, match="other.jpq.*lack"):
         evaluate.measure(path)
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("--data_dir=/some/where/cifar", "--data_dir=cifar"),
+        ("/some/where/cifar", "cifar"),
+        ("../shared/checkpoints", "../shared/checkpoints"),
+        ("--ratio=20", "--ratio=20"),
+        ("lenet5_mnist", "lenet5_mnist"),
+    ],
+)
+def test_commands_are_told_without_this_machines_folders(argument: str, told: str) -> None:
+    assert provenance._anywhere(argument) == told
