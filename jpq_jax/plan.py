@@ -183,7 +183,10 @@ def as_plan(params: PyTree, plan: Where | Sequence[LeafPlan]) -> list[LeafPlan]:
         )
     by_path = {p.path: p.treatment if p.compress else False for p in plan}
     checked = plan_leaves(params, lambda path, _: by_path[path])
-    return [dataclasses.replace(new, why=p.why) for new, p in zip(checked, plan, strict=True)]
+    return [
+        dataclasses.replace(new, why=p.why, rounded=p.rounded)
+        for new, p in zip(checked, plan, strict=True)
+    ]
 
 
 def compressed_leaves(params: PyTree, plan: Sequence[LeafPlan]) -> list[Any]:

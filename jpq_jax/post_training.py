@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jpq_jax import artifact
+from jpq_jax.artifact.floats import HELD
 from jpq_jax.artifact.record import Extras, fewest_bytes
-from jpq_jax.plan import Where, check_compresses, check_finite, plan_leaves
+from jpq_jax.plan import Where, as_plan, check_compresses, check_finite
 from jpq_jax.projection.lines import MOST, numbers_at
 from jpq_jax.rounding import rounded
 from jpq_jax.vocabulary import (
@@ -36,7 +37,6 @@ _LEAST = (
     2.0**-48
 )  # of a multiplier that float32 can work with: there the multiples do not reach all weights any more
 _STRICTER = 16.0  # how much more an error of a stored leaf counts than one of a kernel, both relative to their own
-_ROUNDED = ("float32", "bfloat16", "float16")
 
 Progress = Callable[[int, int, int], None]
 """Called with the round of the search, leaves done in it, and leaves in all."""
@@ -113,10 +113,7 @@ def compress(
 
 
 def _plan_of(params: PyTree, plan: Where | Sequence[LeafPlan]) -> list[LeafPlan]:
-    if isinstance(plan, list) and plan and isinstance(plan[0], LeafPlan):
-        found = list(plan)
-    else:
-        found = plan_leaves(params, plan)
+    found = as_plan(params, plan)
     check_compresses(found)
     for p in found:
         if p.compress and p.treatment != Treatment():
@@ -194,7 +191,7 @@ class _Search:
         if p.compress:
             kernel = self.kernels[i]
             return _coded(kernel, multiplier * math.sqrt(kernel.square / self.middle))
-        if p.rounded and leaf.dtype.name in _ROUNDED:
+        if p.rounded and leaf.dtype.name in HELD:
             return rounded(np.asarray(leaf), _STRICTER * self.mean_square, multiplier)
         return leaf
 

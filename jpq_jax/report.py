@@ -6,12 +6,14 @@ import math
 import os
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jpq_jax import artifact
 from jpq_jax.checkpoint import read_checkpoint
+from jpq_jax.plan import plan_leaves
 from jpq_jax.rate import account, paper_ratio
-from jpq_jax.vocabulary import PyTree, dequantize, leaves_with_paths
+from jpq_jax.vocabulary import PyTree, dequantize, is_codes, leaves_with_paths
 
 
 class LeafReport(NamedTuple):
@@ -90,6 +92,7 @@ def inspect(
         found = differences(read_checkpoint(reference), dequantize(codes))
         distortions = {each.path: each.relative for each in found}
     rates = {rate.path: rate for rate in account(codes)}
+    whys = _why_stored(codes)
     leaves, dense = [], 0
     by_path = dict(leaves_with_paths(codes))
     for place, size in sizes.leaves:
@@ -107,18 +110,18 @@ def inspect(
                 nbytes=size,
                 share=size / nbytes,
                 distortion=distortions.get(place),
-                stored=None if rate.compressed else _why_stored(leaf),
+                stored=None if rate.compressed else whys[place],
             )
         )
     return FileReport(nbytes, sizes.container, dense, paper_ratio(codes), extras, leaves)
 
 
-def _why_stored(leaf: Any) -> str:
-    if not np.issubdtype(np.asarray(leaf).dtype, np.floating) and leaf.dtype.name != "bfloat16":
-        return f"{leaf.dtype}, not floating"
-    if leaf.ndim < 2:
-        return "1 axis" if leaf.ndim else "a scalar"
-    return "more than 256 values" if leaf.size else "empty"
+def _why_stored(codes: PyTree) -> dict[str, str]:
+    """By path, as the default rule has it; a kernel among them was left out, or wanted too many values."""
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), codes, is_leaf=is_codes
+    )
+    return {p.path: p.why for p in plan_leaves(shapes)}
 
 
 def compare(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> list[LeafDifference]:

@@ -114,6 +114,15 @@ def test_what_the_user_leaves_alone_stays_to_the_bit():
     assert artifact.encode(codes) == artifact.encode(again)
 
 
+def test_a_plan_of_the_default_rule_is_the_default_rule():
+    given = compress(model(), Budget(nbytes=1200), plan=jpq_jax.plan_leaves(model()))
+    assert artifact.encode(given) == artifact.encode(compress(model(), Budget(nbytes=1200)))
+    with pytest.raises(ValueError, match="got a plan of leaves"):
+        compress(
+            model(), Budget(nbytes=1200), plan=jpq_jax.plan_leaves({"kernel": np.ones((2, 2))})
+        )
+
+
 def test_same_input_same_file():
     files = {artifact.encode(compress(model(), Budget(nbytes=1200))) for _ in range(2)}
     assert len(files) == 1

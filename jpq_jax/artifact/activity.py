@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jpq_jax.artifact.adaptive import SYMBOL, Learner
+from jpq_jax.artifact.adaptive import undecided
 from jpq_jax.artifact.stream import Reader, Writer, read_signed, write_signed
 
 CLASSES = 128
@@ -89,7 +89,7 @@ def write_activity(writer: Writer, activity: Activity) -> None:
         write_signed(writer, low)
         writer.write_number(high - low)
         symbols = np.where(alive, exponents - low + 1, 0)
-        _line_learner(high - low).write(writer, symbols)
+        undecided(high - low + 2).write(writer, symbols)
 
 
 def read_activity(reader: Reader, shape: tuple[int, ...]) -> Activity:
@@ -107,16 +107,12 @@ def read_activity(reader: Reader, shape: tuple[int, ...]) -> Activity:
         low, width = read_signed(reader), reader.read_number()
         if not (low > -_WIDEST and low + width < _WIDEST):
             raise ValueError(f"exponents {low} to {low + width}, expected smaller ones")
-        symbols = _line_learner(width).read(reader, length)
+        symbols = undecided(width + 2).read(reader, length)
         lines.append(symbols - 1 + low)
         alive.append(symbols > 0)
     if not -_WIDEST < base < _WIDEST:
         raise ValueError(f"a mean size of exponent {base}, expected a smaller one")
     return Activity(base, tuple(lines), tuple(alive))
-
-
-def _line_learner(width: int) -> Learner:
-    return Learner(np.full(width + 2, SYMBOL // 2))
 
 
 def rows_and_columns(activity: Activity) -> tuple[Lines, Lines]:

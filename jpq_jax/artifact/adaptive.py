@@ -14,6 +14,11 @@ _FIRST = 4  # symbols coded by the prior alone
 _GROWTH = 4  # a run is as long as a part of what was seen before it
 
 
+def undecided(symbols: int) -> Learner:
+    """Of which each is as likely at first, as if half of one had been seen: the estimator's own prior."""
+    return Learner(np.full(symbols, SYMBOL // 2))
+
+
 class Learner:
     """Codes runs of symbols, each by a table of what was seen before it.
 

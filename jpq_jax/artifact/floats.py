@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jpq_jax.artifact.adaptive import SYMBOL, Learner
+from jpq_jax.artifact.adaptive import undecided
 from jpq_jax.artifact.numbers import read_numbers, write_numbers
 from jpq_jax.artifact.stream import Reader, Writer, read_signed, uniform, write_signed
 
@@ -166,7 +166,7 @@ def _write_rounded(writer: Writer, floats: Floats) -> None:
         writer.write_number(number)
     symbols = np.zeros(is_some.size, np.int64)
     symbols[is_some] = 1 + exponent - low
-    _exponent_learner(high - low).write(writer, symbols)
+    undecided(high - low + 2).write(writer, symbols)
     if sign.any():
         writer.write(sign, uniform(2))
     for shift, width in _parts(digits):
@@ -180,7 +180,7 @@ def _read_rounded(reader: Reader, shape: tuple[int, ...]) -> Floats:
             f"floats of exponents {low} to {low + width} and {digits} digits, signed {signed}"
         )
     bits = np.zeros(shape, np.uint32)
-    symbols = _exponent_learner(width).read(reader, bits.size)
+    symbols = undecided(width + 2).read(reader, bits.size)
     some = symbols[symbols > 0].astype(np.uint32)
     sign = reader.read(some.size, uniform(2)).astype(np.uint32) if signed else np.uint32(0)
     found = sign << np.uint32(31) | (some - np.uint32(1) + np.uint32(low)) << np.uint32(_DIGITS)
@@ -216,7 +216,3 @@ def _parts(digits: int) -> list[tuple[int, int]]:
     ends = range(_DIGITS, _DIGITS - digits, -_AT_A_TIME)
     last = _DIGITS - digits
     return [(max(end - _AT_A_TIME, last), min(_AT_A_TIME, end - last)) for end in ends]
-
-
-def _exponent_learner(width: int) -> Learner:
-    return Learner(np.full(width + 2, SYMBOL // 2))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jpq_jax.artifact.adaptive import SYMBOL, Learner
+from jpq_jax.artifact.adaptive import undecided
 from jpq_jax.artifact.floats import MOST_STEPS, multiples_of, read_floats, write_floats
 from jpq_jax.artifact.stream import Reader, Writer
 from jpq_jax.vocabulary import LEVELS
@@ -63,7 +63,7 @@ def write_values(writer: Writer, values: Values) -> None:
         if side.size:
             writer.write_number(int(side[-1]) - side.size)
             taken = np.isin(np.arange(1, side[-1] + 1), side)
-            _taken_learner().write(writer, taken.astype(np.int32))
+            undecided(2).write(writer, taken.astype(np.int32))
 
 
 def read_values(reader: Reader) -> Values:
@@ -94,14 +94,10 @@ def _read_side(reader: Reader, size: int) -> NDArray[np.int64]:
     last = size + reader.read_number()
     if last > MOST_STEPS:
         raise ValueError(f"a value of {last} steps, expected up to {MOST_STEPS}")
-    taken = np.flatnonzero(_taken_learner().read(reader, last)) + 1
+    taken = np.flatnonzero(undecided(2).read(reader, last)) + 1
     if taken.size != size or taken[-1] != last:
         raise ValueError(f"got {taken.size} values, expected {size} that end in {last} steps")
     return taken
-
-
-def _taken_learner() -> Learner:
-    return Learner(np.full(2, SYMBOL // 2))
 
 
 def _ranks(count: int, negative: int) -> NDArray[np.int16]:

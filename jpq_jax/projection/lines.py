@@ -48,13 +48,11 @@ class LeafNumbers(NamedTuple):
     """Attributes:
     numbers: [...] int16, the leaf's shape; w is about step x number.
     step: [] float32, of bfloat16's digits.
-    bits: [] float32, code length.
     error: [] float32, sum (w - step q)^2.
     """
 
     numbers: jax.Array
     step: jax.Array
-    bits: jax.Array
     error: jax.Array
 
 
@@ -171,7 +169,7 @@ def numbers_at(w: jax.Array, multiplier: jax.Array, *, outputs: int | None = Non
     state = lax.fori_loop(0, _SETTLING, improve, state)
     step = state.step.astype(jnp.bfloat16).astype(jnp.float32)
     error = jnp.sum((w - step * state.numbers.astype(jnp.float32)) ** 2)
-    return LeafNumbers(state.numbers, step, bits_of(state.numbers), error)
+    return LeafNumbers(state.numbers, step, error)
 
 
 class _Search(NamedTuple):
