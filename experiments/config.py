@@ -15,6 +15,7 @@ Method = Literal["admm", "joint"]
 OptimizerName = Literal["sgd", "adam"]
 
 
+_BUDGETS = ({"ratio"}, {"nbytes"}, {"density", "bits"})
 _FEWEST_IMAGES = 45_000  # that a data set here trains on
 
 
@@ -36,7 +37,9 @@ class Config:
     """Of everything random: same seed, same result."""
 
     ratio: float | None = None
-    """The budget: compression against float32 in the paper metric. Or give density and bits."""
+    """The budget: compression against float32 in the paper metric. Or give nbytes, or density and bits."""
+    nbytes: int | None = None
+    """The budget: bytes of the final file, everything in it counted; for the joint method."""
     density: float | None = None
     """The budget as in the paper: bits times the sum of ceil(density x weights) over the kernels."""
     bits: int | None = None
@@ -81,7 +84,11 @@ class Config:
     pull: float = 0.0
     """Of the joint method's latents toward their projection."""
     ramp_epochs: int = 0
-    """Epochs in which the joint method's budget falls to its end, along a cubic from 8 bits for every weight."""
+    """Epochs in which the joint method's budget falls to its end, from `ramp_bits` for every weight."""
+    ramp_bits: float = 8.0
+    """Bits of a weight that the budget falls from."""
+    ramp_power: float = 3.0
+    """Of the polynomial along which it falls."""
 
     finetune_epochs: int = 0
     """Epochs after that with the support and the bit-widths held, straight through."""
@@ -89,14 +96,18 @@ class Config:
     """Peak of their schedule, a cosine to 0."""
 
     def __post_init__(self) -> None:
-        given = (self.ratio is not None, self.density is not None, self.bits is not None)
-        if given not in ((True, False, False), (False, True, True)):
+        budget = {key: getattr(self, key) for key in ("ratio", "nbytes", "density", "bits")}
+        if {key for key, value in budget.items() if value is not None} not in _BUDGETS:
             raise ValueError(
-                "the budget is either --ratio (then --density=None --bits=None) or --density with --bits; "
-                f"got ratio={self.ratio}, density={self.density}, bits={self.bits}"
+                f"the budget is --ratio, --nbytes, or --density with --bits, the others None; got {budget}"
             )
         for holds, expected in (
             (self.ratio is None or self.ratio > 0, "a positive ratio"),
+            (self.nbytes is None or self.nbytes > 0, "a positive number of bytes"),
+            (
+                self.nbytes is None or (self.method == "joint" and not self.finetune_epochs),
+                "the joint method without fine-tuning for a budget in bytes",
+            ),
             (self.density is None or 0 < self.density <= 1, "a density above 0, up to 1"),
             (self.bits is None or 1 <= self.bits <= 8, "bits of 1 to 8"),
             (self.epochs >= 1, "at least 1 epoch"),

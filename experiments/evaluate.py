@@ -14,36 +14,40 @@ import jpq_jax
 from experiments import data
 from experiments.model import accuracy, build
 
+_FACTS = ("dataset", "model", "config", "baseline_accuracy")
 
-def measure(path: str | Path, data_dir: str | None = None) -> dict[str, Any]:
-    """What the file is worth: nothing is taken from anywhere else than the file and the data set.
+
+def measure(
+    path: str | Path, data_dir: str | None = None, about: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What the file is worth: all of the model is taken from it.
+
+    Args:
+      path: of the file.
+      data_dir: where the data set is, if it is not the embedded one.
+      about: dataset, model, config and baseline_accuracy, where the file has no extras to say it: they would count in it.
 
     Returns:
       dataset, model and config by name; accuracy on the test images; baseline_accuracy, of the dense model
-      it was made from, as noted in the file; file_bytes; true_ratio, all parameters in float32 over the
+      it was made from, as noted; file_bytes; true_ratio, all parameters in float32 over the
       file; paper_ratio, sum 32 n over sum b nnz of the kernels; pruning_ratio, sum n over sum nnz.
 
     Raises:
       ValueError: if the file is damaged, or says nothing of its model or data set.
     """
-    extras = jpq_jax.artifact.load(path).extras
-    missing = {"model", "dataset", "config", "baseline_accuracy"} - set(extras)
+    facts = (about or {}) | jpq_jax.artifact.load(path).extras
+    missing = [fact for fact in _FACTS if fact not in facts]
     if missing:
-        raise ValueError(
-            f"{path}: its extras lack {sorted(missing)}; not a file of experiments.run"
-        )
-    model = build(extras["model"], seed=0)
+        raise ValueError(f"{path}: its extras lack {missing}; not a file of experiments.run")
+    model = build(facts["model"], seed=0)
     codes, _, file_bytes = jpq_jax.artifact.load(path, like=model.variables)
-    dataset = data.load(extras["dataset"], data_dir)
+    dataset = data.load(facts["dataset"], data_dir)
     rates = jpq_jax.account(codes)
     kernels = [rate for rate in rates if rate.compressed]
     nonzeros = sum(rate.nonzeros for rate in kernels)
     return {
-        "dataset": extras["dataset"],
-        "model": extras["model"],
-        "config": extras["config"],
+        **{fact: facts[fact] for fact in _FACTS},
         "accuracy": accuracy(model, jpq_jax.dequantize(codes), dataset, dataset.test),
-        "baseline_accuracy": extras["baseline_accuracy"],
         "file_bytes": file_bytes,
         "true_ratio": 4 * sum(rate.weights for rate in rates) / file_bytes,
         "paper_ratio": jpq_jax.paper_ratio(codes),

@@ -41,16 +41,17 @@ def finish(
       console: to print on.
     """
     path = workdir / "artifact.jpq"
-    extras = {
+    about = {
         "config": note["settings"]["config"],
         "model": config.model,
         "dataset": config.dataset,
         "baseline_accuracy": accuracy(model, snapshot.baseline, dataset, dataset.test),
     }
-    jpq_jax.artifact.save(path, snapshot.best, extras)
+    # Where every byte counts, the file holds the model and nothing else.
+    jpq_jax.artifact.save(path, snapshot.best, None if config.nbytes else about)
     chosen = history[int(snapshot.best_epoch) - 1]
     results = {
-        **evaluate.measure(path, config.data_dir),
+        **evaluate.measure(path, config.data_dir, about),
         "validation_accuracy": chosen["validation_accuracy"],
         "epoch": chosen["epoch"],
         "epoch_chosen_by": "the highest accuracy on the validation split; of equals, the last",

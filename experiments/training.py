@@ -70,6 +70,8 @@ def budget_of(config: Config, params: Any) -> jpq_jax.Budget:
     """The config's budget for a model."""
     if config.ratio is not None:
         return jpq_jax.Budget(ratio=config.ratio)
+    if config.nbytes is not None:
+        return jpq_jax.Budget(nbytes=config.nbytes)
     if config.density is None or config.bits is None:
         raise ValueError("the config has neither a ratio nor a density and bits")
     kernels = compressed_leaves(params, jpq_jax.plan_leaves(params))
@@ -108,13 +110,15 @@ def _compression(config: Config, params: Any, steps: int) -> optax.GradientTrans
 
 
 def _ramp(config: Config, budget: jpq_jax.Budget, params: Any, steps: int) -> optax.Schedule | None:
-    """From 8 bits for every weight, along a cubic."""
+    """From so many bits for every weight, along a polynomial."""
     if not config.ramp_epochs:
         return None
     plan = jpq_jax.plan_leaves(params)
-    most = capacity(jpq_jax.Budget(bits=math.inf), params, plan)
-    factor = most / max(capacity(budget, params, plan), 1)
-    return optax.polynomial_schedule(factor, 1.0, 3, config.ramp_epochs * steps)
+    most = config.ramp_bits * sum(leaf.size for leaf in compressed_leaves(params, plan))
+    limit = 8 * budget.nbytes if budget.nbytes else capacity(budget, params, plan)
+    return optax.polynomial_schedule(
+        max(most / max(limit, 1), 1.0), 1.0, config.ramp_power, config.ramp_epochs * steps
+    )
 
 
 def _inner(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -302,8 +306,11 @@ def _measure(
         variables = joined(snapshot.params, snapshot.statistics)
         reached = accuracy(model, variables, dataset, dataset.validation)
         return snapshot, {"validation_accuracy": reached}
-    codes = jpq_jax.finalize(snapshot.params, snapshot.opt_state)
-    codes = joined(codes, snapshot.statistics)
+
+    def of_file(codes: Any) -> Any:
+        return joined(codes, snapshot.statistics)
+
+    codes = of_file(jpq_jax.finalize(snapshot.params, snapshot.opt_state, file=of_file))
     reached = accuracy(model, jpq_jax.dequantize(codes), dataset, dataset.validation)
     best = int(snapshot.best_epoch)
     # Of equals the later one, which has settled more.

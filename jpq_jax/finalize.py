@@ -3,60 +3,114 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import core as jax_core
 
+from jpq_jax.file_budget import Interval, largest_within
 from jpq_jax.plan import check_finite
 from jpq_jax.projection.planner import Plan
 from jpq_jax.projection.published import quantize_at, sparsify, to_codes
+from jpq_jax.projection.sized import SizedPlan, at_price
 from jpq_jax.projection.sketching import Curvature
 from jpq_jax.transforms.leaves import floats
 from jpq_jax.vocabulary import Codes, PyTree, dtype_name, leaves_with_paths
 
+_RANGE = 40.0  # octaves of the price of a bit, around that of a plan
 
-def finalize(params: PyTree, state: Any) -> PyTree:
+
+def finalize(
+    params: PyTree, state: Any, *, file: Callable[[PyTree], PyTree] | None = None
+) -> PyTree:
     """Codes of the params, by what the optimizer's state holds of budget, bit-widths and values.
 
     For each `AdmmState` in `state`, its leaves are sparsified at its bit-widths (0-1 knapsack, exact in the
     budget) and quantized by k-means at the same bit-widths, as the published evaluation does. For each
     `LatentState` its latents, and for each `ProjectState` the params, are coded by its plan. A value that no weight
-    takes is dropped, so the result may use less than the budget, and never uses more.
+    takes is dropped, so the result may use less than the budget, and never uses more. For a budget in bytes, the
+    lowest price of a bit is searched at which `artifact.encode` keeps to it.
 
     Args:
       params: the trained params.
       state: the optimizer's state, whatever it is wrapped in.
+      file: from the result to the tree that will be saved, where a budget is in bytes and there is more to save.
 
     Returns:
-      The compressed tree: `params` with `Codes` in place of the compressed leaves.
+      The compressed tree: `params` with `Codes` in place of the compressed leaves; with a budget in bytes, those that may
+      lose digits are rounded. Traced, it is only about as large as a budget in bytes.
 
     Raises:
       ValueError: no such state in `state`, one that does not fit the params or, unless traced, has seen no update,
-        by which there is no plan yet; or weights that are not finite.
+        by which there is no plan yet; weights that are not finite; or a budget in bytes that even zeros exceed.
     """
-    found = [_of_kind(state, name) for name in ("AdmmState", "LatentState", "ProjectState")]
-    if not any(found):
+    admm, planned = _of_kind(state, "AdmmState"), _planned(params, state)
+    if not admm and not planned:
         raise ValueError(
             "finalize: found no AdmmState, LatentState or ProjectState in the optimizer's state, expected one"
         )
-    codes: dict[str, Codes] = {}
-    for admm_state in found[0]:
+    published: dict[str, Any] = {}
+    for admm_state in admm:
         leaves = _fitting(params, admm_state.target)
-        codes |= _coded(leaves, _project, admm_state.leaf_bits, admm_state.bit_budget)
-    for latent_state in found[1]:
+        published |= _coded(leaves, _project, admm_state.leaf_bits, admm_state.bit_budget)
+
+    def codes_at(price: float) -> PyTree:
+        codes = dict(published)
+        for part in planned:
+            codes |= _coded(part.leaves, _assign, _at(part, price), part.costs)
+        leaves = [codes.get(path, leaf) for path, leaf in leaves_with_paths(params)]
+        return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+    budgets = [part.plan.sized_nbytes for part in planned if isinstance(part.plan, SizedPlan)]
+    if not budgets or any(isinstance(x, jax_core.Tracer) for x in jax.tree.leaves(planned)):
+        return codes_at(1.0)
+    of_file = file or (lambda codes: codes)
+    prices = Interval(-_RANGE, 0.0, _RANGE)
+    nbytes = min(int(budget) for budget in budgets)
+    return codes_at(largest_within(nbytes, lambda price: of_file(codes_at(price)), prices).price)
+
+
+class _Part(NamedTuple):
+    """Attributes:
+    leaves: weights by path.
+    plan: by which they are coded.
+    costs: the curvature.
+    """
+
+    leaves: dict[str, jax.Array]
+    plan: Any
+    costs: list[jax.Array] | None
+
+
+def _planned(params: PyTree, state: Any) -> list[_Part]:
+    parts = []
+    for latent_state in _of_kind(state, "LatentState"):
         _check_planned(latent_state.latent_count)
         _fitting(params, latent_state.latents)
         costs = latent_state.latent_curvature
         costs = None if costs is None else list(_named(costs).values())
-        codes |= _coded(_named(latent_state.latents), _assign, latent_state.latent_plan, costs)
-    for project_state in found[2]:
+        parts.append(_Part(_named(latent_state.latents), latent_state.latent_plan, costs))
+    for project_state in _of_kind(state, "ProjectState"):
         _check_planned(project_state.project_count)
         leaves = _fitting(params, project_state.project_leaves, of_shape=False)
-        codes |= _coded(leaves, _assign, project_state.project_plan, None)
-    leaves = [codes.get(path, leaf) for path, leaf in leaves_with_paths(params)]
-    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+        parts.append(_Part(leaves, project_state.project_plan, None))
+    return parts
+
+
+def _at(part: _Part, price: float) -> Any:
+    """The plan, where the budget is in bytes at so many times its price of a bit."""
+    if price == 1 or not isinstance(part.plan, SizedPlan):
+        return part.plan
+    return _at_price(part.plan, list(part.leaves.values()), jnp.float32(math.log2(price)))
+
+
+@jax.jit
+def _at_price(plan: SizedPlan, leaves: list[jax.Array], octaves: jax.Array) -> SizedPlan:
+    return at_price(plan, floats(leaves), octaves)
 
 
 def _of_kind(state: Any, name: str) -> list[Any]:
@@ -98,7 +152,7 @@ def _fitting(params: PyTree, masked: PyTree, of_shape: bool = True) -> dict[str,
     return fitting
 
 
-def _coded(leaves: dict[str, jax.Array], code: Any, *of_state: Any) -> dict[str, Codes]:
+def _coded(leaves: dict[str, jax.Array], code: Any, *of_state: Any) -> dict[str, Any]:
     for path, leaf in leaves.items():
         check_finite(path, leaf)
     dtypes = tuple(dtype_name(leaf) for leaf in leaves.values())
@@ -116,5 +170,5 @@ def _project(
 @functools.partial(jax.jit, static_argnums=0)
 def _assign(
     dtypes: tuple[str, ...], latents: list[jax.Array], plan: Plan, curvature: Curvature
-) -> list[Codes]:
+) -> Sequence[Codes | jax.Array]:
     return plan.codes(floats(latents), dtypes, curvature)

@@ -134,6 +134,11 @@ def treatments_of(plan: Sequence[LeafPlan]) -> tuple[Treatment, ...]:
     return tuple(p.treatment for p in plan if p.compress)
 
 
+def with_rounded(plan: Sequence[LeafPlan]) -> list[LeafPlan]:
+    """The plan of a method that takes leaves that may lose digits for compressed ones, too; they stay marked as `rounded`."""
+    return [dataclasses.replace(p, compress=p.compress or p.rounded) for p in plan]
+
+
 def check_published(name: str, plan: Sequence[LeafPlan]) -> None:
     """Raises ValueError, naming the leaf, if one is treated in a way that the published projections do not know."""
     for p in plan:

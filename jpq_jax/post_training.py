@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jpq_jax import artifact
 from jpq_jax.artifact.floats import HELD
-from jpq_jax.artifact.record import Extras, fewest_bytes
+from jpq_jax.artifact.record import Extras
+from jpq_jax.file_budget import Interval, largest_within
 from jpq_jax.plan import Where, as_plan, check_compresses, check_finite
 from jpq_jax.projection.lines import MOST, numbers_at
 from jpq_jax.rounding import rounded
@@ -28,10 +28,6 @@ from jpq_jax.vocabulary import (
     dtype_name,
 )
 
-_ENOUGH = 0.997  # of the budget
-_ROUNDS = 24
-_SLOPE = -0.7  # octaves of bytes for one of the multiplier, before it is known
-_FINEST = 2.0**-14  # octaves of the multiplier
 _RANGE = 80.0  # octaves below and above the mean square of a weight
 _LEAST = (
     2.0**-48
@@ -56,16 +52,6 @@ class _Kernel(NamedTuple):
     square: float
     dtype: str
     outputs: int
-
-
-class _Tried(NamedTuple):
-    """Attributes:
-    codes: the compressed tree.
-    nbytes: of its file.
-    """
-
-    codes: PyTree
-    nbytes: int
 
 
 def compress(
@@ -142,50 +128,22 @@ class _Search:
         self.mean_square = sum(squares) / max(self.size, 1) or 1.0
         logs = [math.log2(square) for square in squares]
         self.middle = 2.0 ** (sum(logs) / max(len(logs), 1))
-        self.fewest = fewest_bytes(sum(leaf.size for leaf in self.leaves))
         self.rounds = 0
 
     def run(self, nbytes: int) -> PyTree:
-        if nbytes < self.fewest:
-            raise ValueError(
-                f"got a budget of {nbytes} bytes, expected at least {self.fewest}: readers refuse so many weights in less"
-            )
         middle = math.log2(self.mean_square)
-        low, high = middle - _RANGE, middle + _RANGE  # too small; fits
-        best: _Tried | None = None
-        known: list[tuple[float, float]] = []
-        at = min(max(middle - 2 * 8 * nbytes / max(self.size, 1), low), high)
-        while self.rounds < _ROUNDS and high - low > _FINEST:
-            tried = self.tried(2.0**at)
-            known.append((at, math.log2(tried.nbytes)))
-            if tried.nbytes <= nbytes:
-                high = at
-                best = tried if tried.nbytes >= self.fewest else best
-                if tried.nbytes >= _ENOUGH * nbytes:
-                    break
-            else:
-                low = at
-            at = _next(known, math.log2(nbytes * (1 + _ENOUGH) / 2), low, high)
-        if best is None:
-            raise self.too_small(nbytes)
-        return best.codes
+        low, high = middle - _RANGE, middle + _RANGE
+        start = min(max(middle - 2 * 8 * nbytes / max(self.size, 1), low), high)
+        return largest_within(nbytes, self.codes_at, Interval(low, start, high), self.extras).codes
 
-    def too_small(self, nbytes: int) -> ValueError:
-        least = self.tried(self.mean_square * 2.0**_RANGE).nbytes
-        return ValueError(
-            f"got a budget of {nbytes} bytes, expected at least {least}: what a file of zeros takes with these "
-            "names, shapes and stored leaves"
-        )
-
-    def tried(self, multiplier: float) -> _Tried:
+    def codes_at(self, multiplier: float) -> PyTree:
         self.rounds += 1
         coded = []
         for i, (p, leaf) in enumerate(zip(self.plan, self.leaves, strict=True)):
             self.progress(self.rounds, i, len(self.plan))
             coded.append(self.coded(i, p, leaf, multiplier))
         self.progress(self.rounds, len(self.plan), len(self.plan))
-        codes = jax.tree.unflatten(self.structure, coded)
-        return _Tried(codes, artifact.leaf_bytes(codes, self.extras).nbytes)
+        return jax.tree.unflatten(self.structure, coded)
 
     def coded(self, i: int, p: LeafPlan, leaf: Any, multiplier: float) -> Any:
         if p.compress:
@@ -194,19 +152,6 @@ class _Search:
         if p.rounded and leaf.dtype.name in HELD:
             return rounded(np.asarray(leaf), _STRICTER * self.mean_square, multiplier)
         return leaf
-
-
-def _next(known: list[tuple[float, float]], target: float, low: float, high: float) -> float:
-    """Where a line through the two points nearest to the target meets it; the middle, if that is outside.
-
-    known: (log2 of a multiplier, log2 of bytes).
-    """
-    nearest = sorted(known, key=lambda point: abs(point[1] - target))[:2]
-    (x, y), slope = nearest[0], _SLOPE
-    if len(nearest) == 2 and nearest[1][0] != x and nearest[1][1] != y:
-        slope = min((nearest[1][1] - y) / (nearest[1][0] - x), _SLOPE / 8)
-    at = x + (target - y) / slope
-    return at if low < at < high else (low + high) / 2
 
 
 def _kernel(path: str, leaf: Any) -> _Kernel:

@@ -20,16 +20,15 @@ ORDER = [
     "allocation",
     "projection",
     "transforms",
-    "finalize",
 ]
 ALLOWED = {name: set(ORDER[: i + 1]) for i, name in enumerate(ORDER)}
 ALLOWED["artifact"] = {"vocabulary", "artifact"}
 # These see both sides, the codes and the file.
-AFTER = ["checkpoint", "report", "post_training", "cli"]
+AFTER = ["file_budget", "checkpoint", "report", "post_training", "cli"]
 ALLOWED |= {
-    name: {*ORDER, "artifact", *AFTER[: i + 1]} - {"transforms", "finalize"}
-    for i, name in enumerate(AFTER)
+    name: {*ORDER, "artifact", *AFTER[: i + 1]} - {"transforms"} for i, name in enumerate(AFTER)
 }
+ALLOWED["finalize"] = {*ORDER, "file_budget", "finalize"}
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 

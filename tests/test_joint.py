@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from jpq_jax import (
     Budget,
+    LeafPlan,
     Treatment,
     dequantize,
     joint,
@@ -30,6 +31,10 @@ from jpq_jax.projection.row_major import end_of_first, is_before
 
 SHAPES = {"conv": (3, 3, 4, 8), "dense": (40, 30), "out": (30, 10)}
 WEIGHTS = sum(math.prod(shape) for shape in SHAPES.values())
+
+
+def plans_of(weights: list[jax.Array]) -> list[LeafPlan]:
+    return [LeafPlan(str(i), True, "") for i in range(len(weights))]
 
 
 def net(seed: int, kind: str = "laplace") -> dict[str, np.ndarray]:
@@ -214,7 +219,7 @@ def test_a_plan_that_goes_on_keeps_to_a_falling_budget() -> None:
     weights = [jnp.asarray(w) for w in net(5).values()]
     planner = joint(Budget(ratio=100), budget_schedule=optax.linear_schedule(5.0, 1.0, 8))
     replan = jax.jit(planner.replan)
-    plan = planner.init(weights, [Treatment()] * len(weights), curved=False)
+    plan = planner.init(weights, plans_of(weights), curved=False)
     rng = np.random.default_rng(0)
     for count in range(10):
         plan = replan(weights, plan, jnp.int32(count), None)
@@ -236,7 +241,7 @@ def test_going_on_is_nearly_as_good_as_beginning_anew() -> None:
     weights = [jnp.asarray(w) for w in net(6).values()]
     plan = replan(
         weights,
-        planner.init(weights, [Treatment()] * len(weights), curved=False),
+        planner.init(weights, plans_of(weights), curved=False),
         jnp.int32(0),
         None,
     )
@@ -246,7 +251,7 @@ def test_going_on_is_nearly_as_good_as_beginning_anew() -> None:
         plan = replan(weights, plan, jnp.int32(count), None)
     anew = replan(
         weights,
-        planner.init(weights, [Treatment()] * len(weights), curved=False),
+        planner.init(weights, plans_of(weights), curved=False),
         jnp.int32(0),
         None,
     )
@@ -263,7 +268,7 @@ def test_a_leaf_that_begins_as_nothing_is_found_again(before: str) -> None:
     first = jnp.zeros_like(grown) if before == "zero" else jnp.abs(grown)
 
     def plans(begins: jax.Array) -> Any:
-        plan = planner.init([steady, grown], [Treatment()] * 2, curved=False)
+        plan = planner.init([steady, grown], plans_of([steady, grown]), curved=False)
         for count in range(12):
             share = min(count / 10, 1)
             weights = [steady, share * grown + (1 - share) * begins]
@@ -278,7 +283,7 @@ def test_a_leaf_that_begins_as_nothing_is_found_again(before: str) -> None:
 def test_weights_that_vanish_are_no_error() -> None:
     planner = joint(Budget(ratio=20))
     weights = [jnp.ones((8, 8))]
-    plan = planner.init(weights, [Treatment()], curved=False)
+    plan = planner.init(weights, plans_of(weights), curved=False)
     for count, scale in enumerate((1e30, 0.0, 1.0)):
         plan = planner.replan([scale * w for w in weights], plan, jnp.int32(count), None)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(plan)), count

@@ -23,7 +23,7 @@ def test_a_record_is_what_it_says(path: Path) -> None:
     record = json.loads(path.read_text())
     said = next(run for run in record["runs"] if run["seed"] == record["artifact_seed"])
     try:
-        measured = evaluate.measure(ARTIFACTS / record["artifact"])
+        measured = evaluate.measure(ARTIFACTS / record["artifact"], about=said)
     except FileNotFoundError as error:  # of a data set that is not in this repository
         assert said["dataset"] != "mnist"
         pytest.skip(str(error))

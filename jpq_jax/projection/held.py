@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jpq_jax.projection.planner import Planner
 from jpq_jax.projection.published import Quantization, quantize_at, snap, to_codes
 from jpq_jax.projection.sketching import Curvature
-from jpq_jax.vocabulary import LEVELS, MAX_BITS, Codes, Treatment
+from jpq_jax.vocabulary import LEVELS, MAX_BITS, Codes, LeafPlan, Treatment
 
 
 class HeldPlan(NamedTuple):
@@ -53,10 +53,8 @@ def held(bits: int | Sequence[int]) -> Planner:
     if not widths or not all(1 <= b <= MAX_BITS for b in widths):
         raise ValueError(f"held: got bits={bits}, expected 1 to {MAX_BITS}")
 
-    def init(
-        leaves: Sequence[jax.Array], treatments: Sequence[Treatment], *, curved: bool
-    ) -> HeldPlan:
-        if curved or any(treatment != Treatment() for treatment in treatments):
+    def init(leaves: Sequence[jax.Array], plans: Sequence[LeafPlan], *, curved: bool) -> HeldPlan:
+        if curved or any(p.treatment != Treatment() for p in plans):
             raise ValueError("held: knows no curvature, and no other treatment than Treatment()")
         each = widths * len(leaves) if isinstance(bits, int) else widths
         if leaves and len(each) != len(leaves):

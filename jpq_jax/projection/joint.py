@@ -37,6 +37,7 @@ from jpq_jax.plan import (
 )
 from jpq_jax.projection.coding import best_scale, codes_by, slots_of_bins
 from jpq_jax.projection.planner import Planner
+from jpq_jax.projection.sized import sized
 from jpq_jax.projection.sketching import Curvature, Sketched, curvature_of, sketched
 from jpq_jax.projection.view import Reference, View, has_classes, unit_norms, view_of
 from jpq_jax.sharding import lying_like, replicated
@@ -232,11 +233,16 @@ class JointPlan(NamedTuple):
 
 
 def joint(
-    budget: Budget, *, rate: RateName = "paper", budget_schedule: optax.Schedule | None = None
+    budget: Budget,
+    *,
+    rate: RateName = "paper",
+    budget_schedule: optax.Schedule | None = None,
+    besides: int | None = None,
 ) -> Planner:
     """The joint projection as a planner, for `latent` and `project_params`.
 
-    The first plan is made like that of `project`. The following ones go on from the one before: a few iterations
+    With `Budget(nbytes=...)` values are whole multiples of a step for each leaf, at the prices of the codec; biases, norms and other
+    leaves that may lose digits (see `plan_leaves`) are rounded in training, too. Else the first plan is made like that of `project`. The following ones go on from the one before: a few iterations
     of the codebooks, then the multiplier at which the budget holds again.
 
     Args:
@@ -244,13 +250,18 @@ def joint(
       rate: what the budget counts, as in `project`.
       budget_schedule: factor >= 1 on the budget over updates, such as a ramp that ends at 1:
         `optax.polynomial_schedule(100.0, 1.0, power=3, transition_steps=...)`. Values below 1 count as 1.
+      besides: bytes of the file that the compressed leaves cannot have, where the budget is in bytes: names, shapes and whatever else
+        will be saved. By default 20, and 6 for each leaf. It guides the training alone: `finalize` counts what there is.
+
+    Raises:
+      ValueError: in `init`, a treatment or curvature together with a budget in bytes.
     """
+    if budget.nbytes is not None:
+        return sized(int(budget.nbytes), budget_schedule=budget_schedule, besides=besides)
     rate_named(rate)
 
-    def init(
-        leaves: Sequence[jax.Array], treatments: Sequence[Treatment], *, curved: bool
-    ) -> JointPlan:
-        number = len(leaves)
+    def init(leaves: Sequence[jax.Array], plans: Sequence[LeafPlan], *, curved: bool) -> JointPlan:
+        number, treatments = len(leaves), treatments_of(plans)
         limit = limit_of(budget, leaves, capped=rate == "paper") if leaves else 0
         pairs = zip(leaves, treatments, strict=True)
         norms = tuple(unit_norms(leaf.shape, treatment) for leaf, treatment in pairs)
@@ -274,7 +285,7 @@ def joint(
             joint_bits_used=jnp.zeros([], jnp.uint32),
             joint_density=jnp.zeros([], jnp.float32),
             joint_distortion=jnp.zeros([], jnp.float32),
-            joint_setting=Setting(tuple(treatments), rate) if leaves else nothing,
+            joint_setting=Setting(treatments, rate) if leaves else nothing,
         )
 
     def replan(

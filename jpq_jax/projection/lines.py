@@ -14,6 +14,8 @@ numbers, the step. The same model as `artifact.activity` has, in JAX; the codec 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -25,12 +27,13 @@ REACH = 128  # numbers beyond cost as much as this
 MOST = 2**11  # the largest number there may be
 CLASSES = 64
 _TOP = 20  # half octaves: numbers of class 0 have a mean size of 2**(_TOP / 2)
-_WIDTH = 2 * REACH + 1
+NUMBERS = 2 * REACH + 1  # that have prices of their own
 _PRIOR = 64.0  # numbers that the expectation of a class counts as much as
 _SHORTEST = 4  # a line that is told apart, in weights
+_LINE_BITS = 24.0  # about what an axis takes besides its lines' entropy
 _APPROACHING, _SETTLING = 6, 3  # iterations
 _KEPT = 2.0**-4
-_STEP = 3.0  # of uniform levels whose error and rate are in balance, by the root of the multiplier: about sqrt(6 / ln 2)
+BALANCE = 3.0  # of uniform levels whose error and rate are in balance, by the root of the multiplier: about sqrt(6 / ln 2)
 _ZONE = 0.6  # steps below which numbers are 0 at first
 
 
@@ -62,12 +65,17 @@ def lines_of(numbers: jax.Array) -> Lines:
     total = jnp.sum(size)
     exponents = []
     for axis, length in enumerate(numbers.shape):
-        if numbers.size < _SHORTEST * length or length < 2:
+        if not _is_told_apart(length, numbers.shape):
             exponents.append(jnp.zeros(length, jnp.int32))
             continue
         of_line = jnp.sum(size, axis=[other for other in range(numbers.ndim) if other != axis])
         exponents.append(_half_octaves((of_line + 1) / (total / length + 1)))
-    return Lines(_half_octaves((total + 1) / numbers.size), tuple(exponents))
+    return Lines(_half_octaves((total + 1) / max(numbers.size, 1)), tuple(exponents))
+
+
+def _is_told_apart(length: int, shape: Sequence[int]) -> bool:
+    """Whether lines of an axis of this length are worth an exponent of their own."""
+    return length > 1 and math.prod(shape) >= _SHORTEST * length
 
 
 def _half_octaves(ratio: jax.Array) -> jax.Array:
@@ -84,39 +92,70 @@ def classes_of(lines: Lines) -> jax.Array:
 
 
 def counts_of(numbers: jax.Array, kinds: jax.Array) -> jax.Array:
-    """[CLASSES, _WIDTH] float32, how many of each class there are of each number."""
-    counts = jnp.zeros(CLASSES * _WIDTH, jnp.int32).at[_place(numbers, kinds)].add(1)
-    return counts.reshape(CLASSES, _WIDTH).astype(jnp.float32)
+    """[CLASSES, NUMBERS] float32, how many of each class there are of each number."""
+    counts = jnp.zeros(CLASSES * NUMBERS, jnp.int32).at[_place(numbers, kinds)].add(1)
+    return counts.reshape(CLASSES, NUMBERS).astype(jnp.float32)
 
 
 def prices_of(counts: jax.Array) -> jax.Array:
-    """[CLASSES, _WIDTH] float32, bits of each number in each class, as learned from these."""
+    """[CLASSES, NUMBERS] float32, bits of each number in each class, as learned from these."""
+    _, weights = _learned(counts)
+    return jnp.log2(jnp.sum(weights, axis=1, keepdims=True)) - jnp.log2(weights)
 
-    def learn(before: jax.Array, of_class: tuple[jax.Array, jax.Array]) -> tuple:
+
+def learned_bits(counts: jax.Array) -> jax.Array:
+    """Of a code that learns its tables as it goes: [] float32."""
+    before, after = _learned(counts)
+
+    def nats(weights: jax.Array) -> jax.Array:
+        gammas = lax.lgamma(weights)
+        return lax.lgamma(jnp.sum(weights, axis=1)) - jnp.sum(gammas, axis=1)
+
+    return jnp.sum(nats(after) - nats(before)) / np.float32(np.log(2))
+
+
+def lines_bits(lines: Lines) -> jax.Array:
+    """Of their exponents, about, which the codec writes: [] float32."""
+    bits, shape = jnp.float32(0), [exponents.size for exponents in lines.exponents]
+    for exponents in lines.exponents:
+        if not _is_told_apart(exponents.size, shape):
+            continue
+        place = jnp.clip(exponents, -_TOP, _TOP) + _TOP
+        counts = jnp.zeros(2 * _TOP + 1, jnp.int32).at[place].add(1)
+        some = counts.astype(jnp.float32)
+        entropy = jnp.sum(some * jnp.log2(exponents.size / jnp.maximum(some, 1)))
+        bits += jnp.where(jnp.any(exponents != exponents[0]), entropy + _LINE_BITS, 0)
+    return bits
+
+
+def _learned(counts: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What is known of each class before and after it is coded, in numbers of each size. Both [CLASSES, NUMBERS]."""
+
+    def learn(seen: jax.Array, of_class: tuple[jax.Array, jax.Array]) -> tuple:
         count, expected = of_class
-        known = jnp.sum(before)
-        told = expected / 2 + before * (_PRIOR / 2) / jnp.maximum(known, 1)
-        weights = jnp.where(known > 0, told, expected) + count
-        bits = jnp.log2(jnp.sum(weights)) - jnp.log2(weights)
-        return jnp.where(jnp.sum(count) > 0, weights, before), bits
+        known = jnp.sum(seen)
+        told = expected / 2 + seen * (_PRIOR / 2) / jnp.maximum(known, 1)
+        before = jnp.where(known > 0, told, expected)
+        after = before + count
+        return jnp.where(jnp.sum(count) > 0, after, seen), (before, after)
 
     each = (counts, jnp.asarray(_EXPECTED))
-    return lax.scan(learn, jnp.zeros(_WIDTH, jnp.float32), each)[1]
+    return lax.scan(learn, jnp.zeros(NUMBERS, jnp.float32), each)[1]
 
 
 def bits_of(numbers: jax.Array) -> jax.Array:
-    """Their code length, with tables that are known: [] float32."""
-    counts = counts_of(numbers, classes_of(lines_of(numbers)))
-    return jnp.sum(counts * prices_of(counts))
+    """About what the codec takes for them: [] float32."""
+    lines = lines_of(numbers)
+    return learned_bits(counts_of(numbers, classes_of(lines))) + lines_bits(lines)
 
 
 def _place(numbers: jax.Array, kinds: jax.Array) -> jax.Array:
     inside = jnp.clip(numbers.astype(jnp.int32), -REACH, REACH)
-    return kinds * _WIDTH + inside + REACH
+    return kinds * NUMBERS + inside + REACH
 
 
 def _expected() -> np.ndarray:
-    """[CLASSES, _WIDTH], falling by the same factor from each size to the next, with the class's mean size."""
+    """[CLASSES, NUMBERS], falling by the same factor from each size to the next, with the class's mean size."""
     mean = np.exp2((_TOP - np.arange(CLASSES)) / 2)[:, None]
     factor = (np.sqrt(1 + mean**2) - 1) / mean
     falling = factor ** np.abs(np.arange(-REACH, REACH + 1)) * (1 - factor) / (1 + factor)
@@ -146,7 +185,7 @@ def numbers_at(w: jax.Array, multiplier: jax.Array, *, outputs: int | None = Non
         kinds = classes_of(lines_of(state.numbers))
         prices = prices_of(counts_of(state.numbers, kinds))
         target = w + state.shift
-        numbers = _cheapest(target, state.step, kinds, prices, state.multiplier)
+        numbers = cheapest(target, state.step, kinds, prices, state.multiplier)
         known = numbers.astype(jnp.float32)
         above, below = jnp.sum(known * w), jnp.sum(known * known)
         step = jnp.where(below > 0, above / jnp.where(below > 0, below, 1), state.step)
@@ -161,8 +200,8 @@ def numbers_at(w: jax.Array, multiplier: jax.Array, *, outputs: int | None = Non
         return after._replace(multiplier=multiplier, step=step)
 
     first = own(square)
-    step = _STEP * jnp.sqrt(first)
-    start = jnp.where(jnp.abs(w / step) < _ZONE, 0, _rounded(w / step))
+    step = BALANCE * jnp.sqrt(first)
+    start = jnp.where(jnp.abs(w / step) < _ZONE, 0, nearest(w / step))
     shift = _mean_of_outputs(jnp.zeros_like(w), outputs)
     state = _Search(start, step, first, shift)
     state = lax.fori_loop(0, _APPROACHING, approach, state)
@@ -194,23 +233,32 @@ def _mean_of_outputs(error: jax.Array, outputs: int | None) -> jax.Array:
     return jnp.mean(error, axis=others, keepdims=True)
 
 
-def _rounded(x: jax.Array) -> jax.Array:
-    return jnp.clip(jnp.round(x), -MOST, MOST).astype(jnp.int16)
+def nearest(x: jax.Array, most: int = MOST) -> jax.Array:
+    return jnp.clip(jnp.round(x), -most, most).astype(jnp.int16)
 
 
-def _cheapest(
-    w: jax.Array, step: jax.Array, kinds: jax.Array, prices: jax.Array, multiplier: jax.Array
+def cheapest(
+    w: jax.Array,
+    step: jax.Array,
+    kinds: jax.Array,
+    prices: jax.Array,
+    multiplier: jax.Array,
+    most: int = MOST,
 ) -> jax.Array:
-    """Of the nearest number, the next one toward 0, and 0: that of least error plus price."""
-    near = _rounded(w / step)
-    price = (multiplier * prices).ravel()
+    """Of the nearest number, the next one toward 0, and 0: that of least error plus price. [...] int16, up to `most`."""
+    near = nearest(w / step, most)
+    price = multiplier * prices
 
     def cost(number: jax.Array) -> jax.Array:
-        taken = price.at[_place(number, kinds)].get(mode="promise_in_bounds")
-        return (w - step * number.astype(jnp.float32)) ** 2 + taken
+        return (w - step * number.astype(jnp.float32)) ** 2 + taken(number, kinds, price)
 
     best, least = near, cost(near)
     for number in (near - jnp.sign(near), jnp.zeros_like(near)):
         other = cost(number)
         best, least = jnp.where(other < least, number, best), jnp.minimum(other, least)
     return best
+
+
+def taken(numbers: jax.Array, kinds: jax.Array, prices: jax.Array) -> jax.Array:
+    """[...] float32, the price of each number."""
+    return prices.ravel().at[_place(numbers, kinds)].get(mode="promise_in_bounds")

@@ -24,8 +24,10 @@ class Plan(Protocol):
 
     def codes(
         self, weights: Sequence[jax.Array], dtypes: Sequence[str], curvature: Curvature
-    ) -> list[Codes]:
-        """Codes of the weights as they are now, exactly within the whole budget; close to what is assigned."""
+    ) -> Sequence[Codes | jax.Array]:
+        """Codes of the weights as they are now, close to what is assigned, exactly within the whole budget in bits; arrays
+        of leaves that are only rounded.
+        """
         ...
 
 
@@ -33,12 +35,14 @@ class Planner(NamedTuple):
     """How plans are made. Both functions are pure, and traced into the caller's program.
 
     Attributes:
-      init: (compressed leaves, their treatments, curved=) -> the plan before the first; shapes and dtypes are enough.
-      replan: (compressed leaves in float32, the plan so far, updates so far, curvature) -> a new plan.
+      init: (planned leaves, their `LeafPlan`s, curved=) -> the plan before the first; shapes and dtypes are enough.
+      replan: (planned leaves in float32, the plan so far, updates so far, curvature) -> a new plan.
+      rounds: whether leaves that may lose digits are planned, too, not the compressed ones alone.
     """
 
     init: Callable[..., Any]
     replan: Callable[[Sequence[jax.Array], Any, jax.Array, Curvature], Any]
+    rounds: bool = False
 
 
 def planned(

@@ -13,8 +13,6 @@ import optax
 from jpq_jax.plan import (
     Where,
     compressed_leaves,
-    plan_leaves,
-    treatments_of,
     with_compressed,
 )
 from jpq_jax.projection.planner import Planner, planned
@@ -24,6 +22,7 @@ from jpq_jax.transforms.leaves import (
     compressing_plan,
     differences,
     floats,
+    planned_leaves,
     refilled,
     value_at,
     where_compressed,
@@ -90,12 +89,12 @@ def latent(
     optimizer = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> LatentState:
-        plan = compressing_plan(params, where)
+        plan = compressing_plan(params, where, planner)
         leaves, curved = compressed_leaves(params, plan), curvature is not None
         return LatentState(
             latent_count=jnp.zeros([], jnp.int32),
             latents=where_compressed(_copy, params, plan),
-            latent_plan=planner.init(leaves, treatments_of(plan), curved=curved),
+            latent_plan=planner.init(leaves, planned_leaves(plan), curved=curved),
             latent_curvature=where_compressed(_zeros, params, plan) if curved else None,
             inner_state=optimizer.init(params),
         )
@@ -104,7 +103,7 @@ def latent(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, LatentState]:
         check_update("latent", updates, params)
-        leaves = plan_leaves(params, where)
+        leaves = compressing_plan(params, where, planner)
         latents = with_compressed(params, leaves, jax.tree.leaves(state.latents))
         strength = value_at(pull, state.latent_count)
         updates = with_compressed(

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jpq_jax.plan import Where, check_compresses, plan_leaves
+from jpq_jax.plan import Where, check_compresses, plan_leaves, with_rounded
+from jpq_jax.projection.planner import Planner
 from jpq_jax.vocabulary import LeafPlan, PyTree, leaves_with_paths
 
 
@@ -24,12 +25,22 @@ def value_at(number: Any, count: jax.Array) -> Any:
     return number(count) if callable(number) else number
 
 
-def compressing_plan(params: PyTree, where: Where) -> list[LeafPlan]:
-    """Raises ValueError if nothing is compressed. An empty tree is let through: optax.tree.map_params asks with one."""
+def compressing_plan(
+    params: PyTree, where: Where, planner: Planner | None = None
+) -> list[LeafPlan]:
+    """What the planner takes for compressed.
+
+    Raises ValueError if nothing is compressed. An empty tree is let through: optax.tree.map_params asks with one.
+    """
     plan = plan_leaves(params, where)
     if plan:
         check_compresses(plan)
-    return plan
+    return with_rounded(plan) if planner is not None and planner.rounds else plan
+
+
+def planned_leaves(plan: Sequence[LeafPlan]) -> list[LeafPlan]:
+    """Of the leaves that are compressed."""
+    return [p for p in plan if p.compress]
 
 
 def where_compressed(

@@ -11,8 +11,6 @@ import optax
 from jpq_jax.plan import (
     Where,
     compressed_leaves,
-    plan_leaves,
-    treatments_of,
     with_compressed,
 )
 from jpq_jax.projection.planner import Planner, planned
@@ -21,6 +19,7 @@ from jpq_jax.transforms.leaves import (
     check_update,
     compressing_plan,
     differences,
+    planned_leaves,
     where_compressed,
 )
 from jpq_jax.vocabulary import PyTree
@@ -61,12 +60,12 @@ def project_params(
     check_every("project_params", every)
 
     def init(params: PyTree) -> ProjectState:
-        leaves = compressing_plan(params, where)
+        leaves = compressing_plan(params, where, planner)
         return ProjectState(
             project_count=jnp.zeros([], jnp.int32),
             project_leaves=where_compressed(lambda _: jnp.ones([], bool), params, leaves),
             project_plan=planner.init(
-                compressed_leaves(params, leaves), treatments_of(leaves), curved=False
+                compressed_leaves(params, leaves), planned_leaves(leaves), curved=False
             ),
         )
 
@@ -75,7 +74,7 @@ def project_params(
     ) -> tuple[PyTree, ProjectState]:
         del extra_args
         check_update("project_params", updates, params)
-        leaves = plan_leaves(params, where)
+        leaves = compressing_plan(params, where, planner)
         old, steps = compressed_leaves(params, leaves), compressed_leaves(updates, leaves)
         count = state.project_count
         weights = [

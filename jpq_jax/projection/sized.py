@@ -1,0 +1,369 @@
+"""Training under a budget of the file's bytes: a plan of whole multiples of a step, at the prices of the codec.
+
+    min over q, step of   sum_l g_l |w_l - step_l q_l|^2 / u^2   subject to   bytes(q) <= budget
+
+Errors of kernels, and of biases beside them, count alike; those of norms by the mean square of the norm's own numbers, and a few
+times as much. By a Lagrangian: at a price of a bit each weight takes the number of least error plus price. What the numbers cost follows from those of the
+plan before, by the model of `projection.lines`; from it the price of a bit at which the budget holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jpq_jax.plan import scheduled
+from jpq_jax.projection.lines import (
+    BALANCE,
+    CLASSES,
+    NUMBERS,
+    Lines,
+    cheapest,
+    classes_of,
+    counts_of,
+    learned_bits,
+    lines_bits,
+    lines_of,
+    prices_of,
+    taken,
+)
+from jpq_jax.projection.numbering import numbered
+from jpq_jax.projection.planner import Planner
+from jpq_jax.projection.sketching import Curvature
+from jpq_jax.sharding import lying_like, replicated
+from jpq_jax.sketch.histogram import power_of_two
+from jpq_jax.vocabulary import LEVELS, Codes, LeafPlan, Treatment
+
+_MOST = 127  # the largest number: as many values as `Codes` have
+_STRICTER = (
+    16.0  # how much more an error in a norm counts than one in kernels, both relative to their own
+)
+_FINEST = 6.0  # bits a weight that a first plan is made for at most
+_FIRST_ROUNDS, _FIRST_OCTAVES, _FIRST_HALVINGS = 4, 6.0, 12
+_OCTAVES, _HALVINGS = 1.0, 7  # from one plan to the next
+_NEAR = 1.0  # octaves of the price within which a plan's own prices are used
+_LARGEST_STEP = 2.0**120  # of which float32 has all multiples
+_HEADER, _LEAF = 20, 6  # bytes of a file, and of each leaf, besides its numbers
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Attributes:
+    rounded: of each leaf, whether it is only rounded, and stays an array.
+    norms: of each leaf the number of the norm that it belongs to; None if it is a kernel, or what is added to a kernel's sums.
+    """
+
+    rounded: tuple[bool, ...]
+    norms: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, plans: Sequence[LeafPlan]) -> Setting:
+        modules = [p.path.rpartition("/")[0] for p in plans]
+        with_kernels = {m for m, p in zip(modules, plans, strict=True) if not p.rounded}
+        norms = tuple(None if m in with_kernels else modules.index(m) for m in modules)
+        return cls(tuple(p.rounded for p in plans), norms)
+
+
+class SizedPlan(NamedTuple):
+    """The numbers of the last plan, as far as they are needed to make the next.
+
+    Attributes:
+      sized_multiplier: [] float32, price of a bit.
+      sized_units: [leaves] float32, powers of two by which weights are divided.
+      sized_weights: [leaves] float32, what a squared error in that unit counts.
+      sized_finest: [leaves] float32, steps at which the largest number is that of the largest weight.
+      sized_steps: [leaves] float32, of bfloat16's digits.
+      sized_lines: of each leaf, `projection.lines.Lines`.
+      sized_prices: [leaves, CLASSES, NUMBERS] float32, bits of each number.
+      sized_nbytes: [] uint32, the budget at the end of its schedule.
+      sized_besides: [] uint32, the part of it that numbers cannot have.
+      sized_bits_used: [] float32, of the numbers, as of the last plan; estimated.
+      sized_density: [] float32, nonzeros by weights of the kernels, as of the last plan.
+      sized_setting: static.
+    """
+
+    sized_multiplier: jax.Array
+    sized_units: jax.Array
+    sized_weights: jax.Array
+    sized_finest: jax.Array
+    sized_steps: jax.Array
+    sized_lines: tuple[Lines, ...]
+    sized_prices: jax.Array
+    sized_nbytes: jax.Array
+    sized_besides: jax.Array
+    sized_bits_used: jax.Array
+    sized_density: jax.Array
+    sized_setting: Setting
+
+    def assign(self, weights: Sequence[jax.Array], curvature: Curvature) -> list[jax.Array]:
+        del curvature
+        pairs = zip(self.numbers(weights), self.sized_steps, strict=True)
+        return [numbers.astype(jnp.float32) * step for numbers, step in pairs]
+
+    def codes(
+        self, weights: Sequence[jax.Array], dtypes: Sequence[str], curvature: Curvature
+    ) -> list[Any]:
+        """`Codes` of kernels, arrays of the others; about as large as the budget."""
+        del curvature
+        coded = []
+        for numbers, step, is_rounded, dtype in zip(
+            self.numbers(weights), self.sized_steps, self.sized_setting.rounded, dtypes, strict=True
+        ):
+            coded.append(
+                _array(numbers, step, dtype) if is_rounded else _codes(numbers, step, dtype)
+            )
+        return coded
+
+    def numbers(self, weights: Sequence[jax.Array]) -> list[jax.Array]:
+        """[...] int16 for each leaf: those of least error plus price."""
+
+        def choose(
+            w: jax.Array, step: jax.Array, lines: Lines, prices: jax.Array, multiplier: jax.Array
+        ) -> jax.Array:
+            return cheapest(w, step, classes_of(lines), prices, multiplier, _MOST)
+
+        return [
+            lying_like(w, choose)(
+                w / unit, step / unit, lines, prices, self.sized_multiplier / weight
+            )
+            for w, unit, step, lines, prices, weight in zip(
+                weights,
+                self.sized_units,
+                self.sized_steps,
+                self.sized_lines,
+                self.sized_prices,
+                self.sized_weights,
+                strict=True,
+            )
+        ]
+
+
+def at_price(plan: SizedPlan, weights: Sequence[jax.Array], octaves: jax.Array) -> SizedPlan:
+    """The plan with a price of a bit so many octaves higher. Far from its own, it is made anew: its prices say nothing there."""
+    is_far = jnp.abs(octaves) > _NEAR
+    plan = _dearer(_weighted(plan, weights), octaves)
+    plan = _begun(plan, plan.sized_multiplier, is_far)
+
+    def again(_: int, plan: SizedPlan) -> SizedPlan:
+        return _learned(plan, weights)[0]
+
+    return lax.fori_loop(0, jnp.where(is_far, _FIRST_ROUNDS, 0), again, plan)
+
+
+def sized(
+    nbytes: int, *, budget_schedule: optax.Schedule | None = None, besides: int | None = None
+) -> Planner:
+    """A planner for `Budget(nbytes=...)`; see `joint`."""
+
+    def init(leaves: Sequence[Any], plans: Sequence[LeafPlan], *, curved: bool) -> SizedPlan:
+        for p in plans:
+            if p.treatment != Treatment():
+                raise ValueError(
+                    f"a budget in bytes: leaf {p.path!r}: got {p.treatment}, expected {Treatment()}"
+                )
+        if curved:
+            raise ValueError("a budget in bytes: got a curvature, expected none")
+        number = len(leaves)
+        fixed = _HEADER + _LEAF * number if besides is None else besides
+        # optax.tree.map_params asks with an empty tree what is like the params: there, a leaf stands for any branch.
+        nothing: Any = jnp.zeros(0, jnp.float32)
+        of_leaf = jnp.zeros(number, jnp.float32)
+        return SizedPlan(
+            sized_multiplier=jnp.zeros([], jnp.float32),
+            sized_units=of_leaf,
+            sized_weights=jnp.copy(of_leaf),
+            sized_finest=jnp.copy(of_leaf),
+            sized_steps=jnp.copy(of_leaf),
+            sized_lines=tuple(_no_lines(leaf.shape) for leaf in leaves) if leaves else nothing,
+            sized_prices=jnp.zeros((number, CLASSES, NUMBERS), jnp.float32),
+            sized_nbytes=jnp.asarray(nbytes, jnp.uint32),
+            sized_besides=jnp.asarray(min(fixed, nbytes), jnp.uint32),
+            sized_bits_used=jnp.zeros([], jnp.float32),
+            sized_density=jnp.zeros([], jnp.float32),
+            sized_setting=Setting.of(plans) if leaves else nothing,
+        )
+
+    def replan(
+        weights: Sequence[jax.Array], plan: SizedPlan, count: jax.Array, curvature: Curvature
+    ) -> SizedPlan:
+        del curvature
+        left = scheduled(plan.sized_nbytes - plan.sized_besides, budget_schedule, count)
+        limit = 8 * left.astype(jnp.float32)
+        plan = _weighted(plan, weights)
+        is_first = count == 0
+        size = max(sum(w.size for w in weights), 1)
+        start = jnp.exp2(-2 * jnp.minimum(limit / size, _FINEST))
+        plan = _begun(plan, jnp.where(is_first, start, plan.sized_multiplier), is_first)
+        octaves = jnp.where(is_first, _FIRST_OCTAVES, _OCTAVES)
+        halvings = jnp.where(is_first, _FIRST_HALVINGS, _HALVINGS)
+
+        def improve(_: int, plan: SizedPlan) -> SizedPlan:
+            return _searched(*_learned(plan, weights), weights, limit, octaves, halvings)
+
+        plan = lax.fori_loop(0, jnp.where(is_first, _FIRST_ROUNDS, 1), improve, plan)
+        return _described(plan, weights)
+
+    return Planner(init, replan, rounds=True)
+
+
+def _no_lines(shape: tuple[int, ...]) -> Lines:
+    return Lines(jnp.zeros([], jnp.int32), tuple(jnp.zeros(n, jnp.int32) for n in shape))
+
+
+def _weighted(plan: SizedPlan, weights: Sequence[jax.Array]) -> SizedPlan:
+    """With units and weights of the errors as of these weights."""
+    setting = plan.sized_setting
+
+    @replicated
+    def scales(weights: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def of(norm: int | None) -> tuple[jax.Array, jax.Array]:
+            alike = [w for w, other in zip(weights, setting.norms, strict=True) if other == norm]
+            largest = jnp.stack([jnp.max(jnp.abs(w), initial=0) for w in alike])
+            unit = power_of_two(jnp.max(largest))
+            squares = jnp.stack([jnp.sum((w / unit) ** 2) for w in alike])
+            sizes = np.maximum([w.size for w in alike], 1).astype(np.float32)
+            if norm is None:
+                return unit, jnp.sum(squares) / np.sum(sizes)
+            return unit, jnp.max(squares / sizes) / _STRICTER
+
+        found = {norm: of(norm) for norm in dict.fromkeys(setting.norms)}
+        units, means = zip(*(found[norm] for norm in setting.norms), strict=True)
+        mean = jnp.stack(means)
+        return jnp.stack(units), 1 / jnp.where(mean > 0, mean, 1)
+
+    @replicated
+    def largest(w: jax.Array) -> jax.Array:
+        return jnp.max(jnp.abs(w), initial=0)
+
+    units, errors = scales(weights)
+    finest = jnp.stack([largest(w) for w in weights]) / _MOST
+    return plan._replace(sized_units=units, sized_weights=errors, sized_finest=finest)
+
+
+def _begun(plan: SizedPlan, multiplier: jax.Array, anew: jax.Array) -> SizedPlan:
+    """At this price of a bit. Anew: with steps in balance with it, and no prices, so that numbers are the nearest."""
+    plan = plan._replace(sized_multiplier=multiplier)
+    return plan._replace(
+        sized_steps=jnp.where(anew, _balanced(plan), plan.sized_steps),
+        sized_prices=jnp.where(anew, 0, plan.sized_prices),
+    )
+
+
+def _balanced(plan: SizedPlan) -> jax.Array:
+    scale = jnp.sqrt(plan.sized_multiplier / plan.sized_weights)
+    return _short(plan, plan.sized_units * BALANCE * scale)
+
+
+def _short(plan: SizedPlan, steps: jax.Array) -> jax.Array:
+    """Of bfloat16's digits, which a file has, and in bounds."""
+    bounded = jnp.minimum(jnp.maximum(steps, plan.sized_finest), _LARGEST_STEP)
+    return bounded.astype(jnp.bfloat16).astype(jnp.float32)
+
+
+def _learned(plan: SizedPlan, weights: Sequence[jax.Array]) -> tuple[SizedPlan, jax.Array]:
+    """The plan with lines, prices and steps of its own numbers, and what the codec takes beyond their prices, in bits."""
+
+    @replicated
+    def of_leaf(w: jax.Array, numbers: jax.Array) -> tuple[Lines, jax.Array, jax.Array, jax.Array]:
+        fine = lines_of(numbers)
+        coarse = tuple(2 * jnp.round(e / 2).astype(jnp.int32) for e in fine.exponents)
+        lines, known = Lines(fine.base, coarse), numbers.astype(jnp.float32)
+        counts = counts_of(numbers, classes_of(lines))
+        return lines, counts, jnp.sum(known * w), jnp.sum(known * known)
+
+    pairs = zip(weights, plan.sized_units, plan.numbers(weights), strict=True)
+    found = [of_leaf(w / unit, numbers) for w, unit, numbers in pairs]
+    lines, each_counts, products, squares = zip(*found, strict=True)
+    counts, square = jnp.stack(each_counts), jnp.stack(squares)
+    prices = jax.vmap(prices_of)(counts)
+    beyond = jnp.sum(jax.vmap(learned_bits)(counts)) - jnp.sum(counts * prices)
+    best = plan.sized_units * jnp.stack(products) / jnp.where(square > 0, square, 1)
+    steps = jnp.where(square > 0, _short(plan, best), _balanced(plan))
+    plan = plan._replace(sized_lines=lines, sized_prices=prices, sized_steps=steps)
+    return plan, beyond + sum((lines_bits(of_leaf) for of_leaf in lines), jnp.float32(0))
+
+
+def _searched(
+    plan: SizedPlan,
+    beyond: jax.Array,
+    weights: Sequence[jax.Array],
+    limit: jax.Array,
+    octaves: jax.Array,
+    halvings: jax.Array,
+) -> SizedPlan:
+    """The lowest price of a bit within so many octaves at which the budget holds."""
+
+    def halve(_: int, interval: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = interval
+        middle = (low + high) / 2
+        fits = _bits(_dearer(plan, middle - at), weights) + beyond <= limit
+        return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
+
+    at = jnp.log2(plan.sized_multiplier)
+    _, found = lax.fori_loop(0, halvings, halve, (at - octaves, at + octaves))
+    return _dearer(plan, found - at)._replace(sized_bits_used=beyond)
+
+
+def _dearer(plan: SizedPlan, octaves: jax.Array) -> SizedPlan:
+    """With a price of a bit so many octaves higher, and steps in the same balance with it."""
+    return plan._replace(
+        sized_multiplier=plan.sized_multiplier * jnp.exp2(octaves),
+        sized_steps=_short(plan, plan.sized_steps * jnp.exp2(octaves / 2)),
+    )
+
+
+def _bits(plan: SizedPlan, weights: Sequence[jax.Array]) -> jax.Array:
+    """Of the numbers at this plan's prices."""
+    each = zip(plan.numbers(weights), plan.sized_lines, plan.sized_prices, strict=True)
+    return sum((_leaf_bits(*leaf) for leaf in each), jnp.float32(0))
+
+
+@replicated
+def _leaf_bits(numbers: jax.Array, lines: Lines, prices: jax.Array) -> jax.Array:
+    return jnp.sum(taken(numbers, classes_of(lines), prices))
+
+
+def _described(plan: SizedPlan, weights: Sequence[jax.Array]) -> SizedPlan:
+    """With what can be logged of it. So far `sized_bits_used` is what the codec takes beyond the prices."""
+
+    @replicated
+    def nonzeros(numbers: jax.Array) -> jax.Array:
+        return jnp.sum(numbers != 0, dtype=jnp.float32)
+
+    numbers = plan.numbers(weights)
+    each = zip(numbers, plan.sized_lines, plan.sized_prices, strict=True)
+    bits = sum((_leaf_bits(*leaf) for leaf in each), plan.sized_bits_used)
+    pairs = zip(numbers, plan.sized_setting.rounded, strict=True)
+    kernels = [q for q, is_rounded in pairs if not is_rounded]
+    some = sum((nonzeros(q) for q in kernels), jnp.float32(0))
+    return plan._replace(
+        sized_bits_used=bits, sized_density=some / max(sum(q.size for q in kernels), 1)
+    )
+
+
+def _array(numbers: jax.Array, step: jax.Array, dtype: str) -> jax.Array:
+    return (numbers.astype(jnp.float32) * step).astype(dtype)
+
+
+def _codes(numbers: jax.Array, step: jax.Array, dtype: str) -> Codes:
+    @replicated
+    def used(numbers: jax.Array) -> jax.Array:
+        """[LEVELS] bool, from -LEVELS // 2 on; zero is no value."""
+        found = jnp.zeros(LEVELS, bool).at[numbers.astype(jnp.int32) + LEVELS // 2].set(True)
+        return found.at[LEVELS // 2].set(False)
+
+    values = jnp.arange(-(LEVELS // 2), LEVELS // 2 + 1, dtype=jnp.float32) * step
+    code_of, codebook, bits = numbered(values, used(numbers))
+
+    def look_up(numbers: jax.Array, code_of: jax.Array) -> jax.Array:
+        return code_of[numbers.astype(jnp.int32) + LEVELS // 2]
+
+    return Codes(lying_like(numbers, look_up)(numbers, code_of), codebook, bits, dtype)
