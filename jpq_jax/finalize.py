@@ -93,12 +93,17 @@ def _planned(params: PyTree, state: Any) -> list[_Part]:
         _fitting(params, latent_state.latents)
         costs = latent_state.latent_curvature
         costs = None if costs is None else list(_named(costs).values())
-        parts.append(_Part(_named(latent_state.latents), latent_state.latent_plan, costs))
+        parts.append(_Part(_named(latent_state.latents), _plain(latent_state.latent_plan), costs))
     for project_state in _of_kind(state, "ProjectState"):
         _check_planned(project_state.project_count)
         leaves = _fitting(params, project_state.project_leaves, of_shape=False)
-        parts.append(_Part(leaves, project_state.project_plan, None))
+        parts.append(_Part(leaves, _plain(project_state.project_plan), None))
     return parts
+
+
+def _plain(plan: Any) -> Any:
+    """With arrays for what Flax NNX has as variables of its own."""
+    return jax.tree.map(jnp.asarray, plan, is_leaf=lambda x: hasattr(x, "__jax_array__"))
 
 
 def _at(part: _Part, price: float) -> Any:

@@ -4,7 +4,8 @@
 be started from their baseline with --init. `paper` is the same with random shifts, in place of the 5,000 training images
 that are held out here, with the fine-tuning that the authors end their AlexNet runs with, and with gradients clipped:
 their learning rate is at the edge of what is stable, and one seed in two diverged. `joint` trains through the joint
-projection, and is to be started from their baseline too. `relu` is the same for a network with ReLUs after its
+projection, and is to be started from their baseline too. `bytes` is the same for a file of so many bytes, all that is
+in it counted. `relu` is the same for a network with ReLUs after its
 convolutions, which reaches a higher accuracy and is trained here.
 """
 
@@ -32,6 +33,18 @@ _JOINT = Config(
     finetune_epochs=10,
 )
 
+_BYTES = dataclasses.replace(
+    _JOINT,
+    ratio=None,
+    nbytes=3030,
+    ramp_epochs=40,
+    ramp_bits=2.25,
+    ramp_power=6.0,
+    weight_decay=0.0,
+    clip=1.0,
+    finetune_epochs=0,
+)
+
 PRESETS = {
     "default": Config(
         ratio=500, shift=2, dense_epochs=5, epochs=18, warmup_epochs=1, learning_rate=0.03
@@ -39,5 +52,6 @@ PRESETS = {
     "paper": dataclasses.replace(_PUBLISHED, shift=2, clip=1.0, finetune_epochs=20),
     "published": _PUBLISHED,
     "joint": _JOINT,
+    "bytes": _BYTES,
     "relu": dataclasses.replace(_JOINT, model="lenet5_relu", dense_epochs=15, ratio=2000),
 }
