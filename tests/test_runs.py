@@ -193,7 +193,7 @@ BAD_COMMANDS = {
     "wrong type": (("lenet5_mnist", "--epochs=many"), "many"),
     "two budgets": (
         ("lenet5_mnist", "--ratio=3", "--density=0.1", "--bits=3"),
-        "the budget is either --ratio",
+        "the budget is --ratio",
     ),
     "no epochs": (("lenet5_mnist", "--epochs=0"), "at least 1 epoch"),
     "long warm-up": (("lenet5_mnist", "--warmup_epochs=99"), "fewer warmup_epochs"),
