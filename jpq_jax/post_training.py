@@ -15,7 +15,8 @@ from jpq_jax.artifact.floats import HELD
 from jpq_jax.artifact.record import Extras
 from jpq_jax.file_budget import Interval, largest_within
 from jpq_jax.plan import Where, as_plan, check_compresses, check_finite
-from jpq_jax.projection.lines import MOST, numbers_at
+from jpq_jax.projection.lines import MOST
+from jpq_jax.projection.multiples import numbers_at
 from jpq_jax.rounding import rounded
 from jpq_jax.vocabulary import (
     LEVELS,
@@ -32,6 +33,7 @@ _RANGE = 80.0  # octaves below and above the mean square of a weight
 _LEAST = (
     2.0**-48
 )  # of a multiplier that float32 can work with: there the multiples do not reach all weights any more
+_PART = 2**20  # weights that are looked at together
 _STRICTER = 16.0  # how much more an error of a stored leaf counts than one of a kernel, both relative to their own
 
 Progress = Callable[[int, int, int], None]
@@ -40,14 +42,14 @@ Progress = Callable[[int, int, int], None]
 
 class _Kernel(NamedTuple):
     """Attributes:
-    weights: [...] float32, in `unit`.
-    unit: a power of two, so that squares neither overflow nor vanish.
+    weights: [...], as they are.
+    unit: a power of two, in which squares neither overflow nor vanish.
     square: sum of the squares, in the leaf's own unit.
     dtype: the leaf's own.
     outputs: the axis of the outputs.
     """
 
-    weights: jax.Array
+    weights: Any
     unit: float
     square: float
     dtype: str
@@ -156,11 +158,20 @@ class _Search:
 
 def _kernel(path: str, leaf: Any) -> _Kernel:
     check_finite(path, leaf)
-    weights = np.asarray(leaf)
-    largest = float(np.abs(weights).max(initial=0))
+    largest = float(jnp.max(jnp.abs(leaf), initial=0))
     unit = 2.0 ** math.floor(math.log2(largest)) if largest else 1.0
-    own = jnp.asarray(weights.astype(np.float32) / np.float32(unit))
-    return _Kernel(own, unit, float(jnp.sum(own**2)) * unit**2, dtype_name(leaf), _outputs(path))
+    return _Kernel(
+        leaf,
+        unit,
+        float(_sum_of_squares(leaf, jnp.float32(1 / unit))) * unit**2,
+        dtype_name(leaf),
+        _outputs(path),
+    )
+
+
+@jax.jit
+def _sum_of_squares(leaf: jax.Array, by: jax.Array) -> jax.Array:
+    return jnp.sum((leaf.astype(jnp.float32) * by) ** 2)
 
 
 def _outputs(path: str) -> int:
@@ -172,10 +183,10 @@ def _coded(kernel: _Kernel, multiplier: float) -> Any:
     """Codes; an array where they would be of more than 256 values; one of few digits where a step has too many multiples."""
     own = multiplier / kernel.unit**2
     inside = min(max(own, _LEAST), 1 / _LEAST)
-    found = numbers_at(kernel.weights, jnp.float32(inside), outputs=kernel.outputs)
+    found = numbers_at(kernel.weights, jnp.float32(inside), kernel.unit, outputs=kernel.outputs)
     numbers, step = np.asarray(found.numbers), np.float32(float(found.step) * kernel.unit)
     if np.abs(numbers).max(initial=0) >= MOST:
-        weights = np.asarray(kernel.weights)
+        weights = np.asarray(kernel.weights).astype(np.float32) / np.float32(kernel.unit)
         digits = rounded(weights, float((weights.astype(np.float64) ** 2).mean()), own)
         return (digits * np.float32(kernel.unit)).astype(np.dtype(kernel.dtype))
     distinct = _distinct(numbers)
@@ -183,7 +194,7 @@ def _coded(kernel: _Kernel, multiplier: float) -> Any:
         return (numbers.astype(np.float32) * step).astype(np.dtype(kernel.dtype))
     codebook = np.zeros(LEVELS, np.float32)
     codebook[1 : 1 + distinct.size] = distinct.astype(np.float32) * step
-    code = _codes_of(distinct)[numbers + MOST]
+    code = _looked_up(_codes_of(distinct), numbers)
     bits = min(max(1, math.ceil(math.log2(max(distinct.size, 1)))), MAX_BITS)
     return Codes(
         jnp.asarray(code), jnp.asarray(codebook), jnp.asarray(bits, jnp.int32), kernel.dtype
@@ -193,9 +204,23 @@ def _coded(kernel: _Kernel, multiplier: float) -> Any:
 def _distinct(numbers: np.ndarray) -> np.ndarray:
     """Those there are besides 0, ascending."""
     some = np.zeros(2 * MOST + 1, bool)
-    some[numbers + MOST] = True
+    for part in _parts(numbers):
+        some[part.astype(np.intp) + MOST] = True
     some[MOST] = False
     return np.flatnonzero(some) - MOST
+
+
+def _looked_up(codes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """[...] int16. Part by part: NumPy makes 8 bytes of an index."""
+    found = np.empty(numbers.shape, np.int16)
+    for part, out in zip(_parts(numbers), _parts(found), strict=True):
+        out[:] = codes[part.astype(np.intp) + MOST]
+    return found
+
+
+def _parts(x: np.ndarray) -> list[np.ndarray]:
+    flat = x.reshape(-1)
+    return [flat[at : at + _PART] for at in range(0, flat.size, _PART)]
 
 
 def _codes_of(distinct: np.ndarray) -> np.ndarray:

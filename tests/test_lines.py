@@ -10,7 +10,7 @@ import pytest
 from jpq_jax.artifact.numbers import write_numbers
 from jpq_jax.artifact.stream import Writer
 from jpq_jax.projection import lines
-from jpq_jax.projection.lines import numbers_at
+from jpq_jax.projection.multiples import numbers_at
 
 
 def trained_like(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

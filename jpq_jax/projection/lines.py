@@ -1,19 +1,11 @@
-"""Whole numbers of one leaf at a price of a bit, by what the codec spends where some lines of a leaf are more active than others.
+"""What whole numbers cost a codec that tells the more active lines of a leaf from the others, and the cheapest numbers at a price of a bit.
 
-    min over q, step of   E f(D) + multiplier x bits(q),   D = sum_i (w_i - step q_i)^2 / E,   E = sum_i w_i^2
-
-f is the integral of a / ((1 - D)^2 + b), a = 1 + b, b = 1/16: for small D the error itself, and for large ones error by what is left
-of the signal, since an output that is nearly all error is of no use to the next layer, however little it would take to lose the rest.
-An error that all weights of an output have in common counts twice, since what comes in has a mean: targets are moved by it.
-
-bits(q) is the length of an adaptive code whose table depends on a number's class: how large numbers tend to be on its
-lines, one of each axis (all that has one index of it). A local minimum, by turns: the lines' activity, the tables, the
-numbers, the step. The same model as `artifact.activity` has, in JAX; the codec has the last word on bytes.
+The length of an adaptive code whose table depends on a number's class: how large numbers tend to be on its lines, one of each axis (all
+that has one index of it). The same model as `artifact.activity` has, in JAX; the codec has the last word on bytes.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,10 +23,7 @@ NUMBERS = 2 * REACH + 1  # that have prices of their own
 _PRIOR = 64.0  # numbers that the expectation of a class counts as much as
 _SHORTEST = 4  # a line that is told apart, in weights
 _LINE_BITS = 24.0  # about what an axis takes besides its lines' entropy
-_APPROACHING, _SETTLING = 6, 3  # iterations
-_KEPT = 2.0**-4
 BALANCE = 3.0  # of uniform levels whose error and rate are in balance, by the root of the multiplier: about sqrt(6 / ln 2)
-_ZONE = 0.6  # steps below which numbers are 0 at first
 
 
 class Lines(NamedTuple):
@@ -47,30 +36,24 @@ class Lines(NamedTuple):
     exponents: tuple[jax.Array, ...]
 
 
-class LeafNumbers(NamedTuple):
-    """Attributes:
-    numbers: [...] int16, the leaf's shape; w is about step x number.
-    step: [] float32, of bfloat16's digits.
-    error: [] float32, sum (w - step q)^2.
-    """
-
-    numbers: jax.Array
-    step: jax.Array
-    error: jax.Array
-
-
 def lines_of(numbers: jax.Array) -> Lines:
     """How active each line is, as if it had one nonzero more, and as many as an average one has in all."""
     size = jnp.abs(numbers).astype(jnp.float32)
-    total = jnp.sum(size)
-    exponents = []
-    for axis, length in enumerate(numbers.shape):
-        if not _is_told_apart(length, numbers.shape):
-            exponents.append(jnp.zeros(length, jnp.int32))
-            continue
-        of_line = jnp.sum(size, axis=[other for other in range(numbers.ndim) if other != axis])
-        exponents.append(_half_octaves((of_line + 1) / (total / length + 1)))
-    return Lines(_half_octaves((total + 1) / max(numbers.size, 1)), tuple(exponents))
+    axes = range(numbers.ndim)
+    of_lines = [jnp.sum(size, axis=[other for other in axes if other != axis]) for axis in axes]
+    return lines_of_sums(of_lines, jnp.sum(size))
+
+
+def lines_of_sums(of_lines: Sequence[jax.Array], total: jax.Array) -> Lines:
+    """The same of the sums of the numbers' sizes over the lines of each axis, and over all."""
+    shape = [sums.size for sums in of_lines]
+    exponents = [
+        _half_octaves((sums + 1) / (total / sums.size + 1))
+        if _is_told_apart(sums.size, shape)
+        else jnp.zeros(sums.size, jnp.int32)
+        for sums in of_lines
+    ]
+    return Lines(_half_octaves((total + 1) / max(math.prod(shape), 1)), tuple(exponents))
 
 
 def _is_told_apart(length: int, shape: Sequence[int]) -> bool:
@@ -88,12 +71,21 @@ def classes_of(lines: Lines) -> jax.Array:
     exponent = lines.base
     for axis, of_axis in enumerate(lines.exponents):
         exponent = exponent + jnp.expand_dims(of_axis, [a for a in range(axes) if a != axis])
+    return class_of(exponent)
+
+
+def class_of(exponent: jax.Array) -> jax.Array:
+    """Of the sum of the exponents of base and lines."""
     return jnp.clip(_TOP - exponent, 0, CLASSES - 1)
 
 
-def counts_of(numbers: jax.Array, kinds: jax.Array) -> jax.Array:
-    """[CLASSES, NUMBERS] float32, how many of each class there are of each number."""
-    counts = jnp.zeros(CLASSES * NUMBERS, jnp.int32).at[_place(numbers, kinds)].add(1)
+def counts_of(numbers: jax.Array, kinds: jax.Array, counted: jax.Array | None = None) -> jax.Array:
+    """[CLASSES, NUMBERS] float32, how many of each class there are of each number.
+
+    counted: bools that broadcast to the numbers' shape; None for all.
+    """
+    times = 1 if counted is None else jnp.broadcast_to(counted, numbers.shape).astype(jnp.int32)
+    counts = jnp.zeros(CLASSES * NUMBERS, jnp.int32).at[_place(numbers, kinds)].add(times)
     return counts.reshape(CLASSES, NUMBERS).astype(jnp.float32)
 
 
@@ -163,74 +155,6 @@ def _expected() -> np.ndarray:
 
 
 _EXPECTED = _expected()
-
-
-@functools.partial(jax.jit, static_argnames="outputs")
-def numbers_at(w: jax.Array, multiplier: jax.Array, *, outputs: int | None = None) -> LeafNumbers:
-    """A local minimum, from a fine step on: what is pruned once is dear to get back.
-
-    Args:
-      w: [...] float32.
-      multiplier: [] float32, squared error for a bit, for a leaf that is all there; see `_KEPT`.
-      outputs: the axis of a layer's outputs; None if there is none.
-    """
-    square = jnp.sum(w * w)
-
-    def own(error: jax.Array) -> jax.Array:
-        """The multiplier where so much has been lost."""
-        kept = 1 - error / jnp.where(square > 0, square, 1)
-        return multiplier * (kept**2 + _KEPT) / (1 + _KEPT)
-
-    def improve(_: int, state: _Search) -> _Search:
-        kinds = classes_of(lines_of(state.numbers))
-        prices = prices_of(counts_of(state.numbers, kinds))
-        target = w + state.shift
-        numbers = cheapest(target, state.step, kinds, prices, state.multiplier)
-        known = numbers.astype(jnp.float32)
-        above, below = jnp.sum(known * w), jnp.sum(known * known)
-        step = jnp.where(below > 0, above / jnp.where(below > 0, below, 1), state.step)
-        shift = (state.shift + _mean_of_outputs(w - step * known, outputs)) / 2
-        return _Search(numbers, step, own(square - step * above), shift)
-
-    def approach(i: int, state: _Search) -> _Search:
-        """Half way, in octaves, to the multiplier of this error, and to the step that it asks for."""
-        after = improve(i, state)
-        multiplier = jnp.sqrt(state.multiplier * after.multiplier)
-        step = after.step * jnp.sqrt(multiplier / state.multiplier)
-        return after._replace(multiplier=multiplier, step=step)
-
-    first = own(square)
-    step = BALANCE * jnp.sqrt(first)
-    start = jnp.where(jnp.abs(w / step) < _ZONE, 0, nearest(w / step))
-    shift = _mean_of_outputs(jnp.zeros_like(w), outputs)
-    state = _Search(start, step, first, shift)
-    state = lax.fori_loop(0, _APPROACHING, approach, state)
-    state = lax.fori_loop(0, _SETTLING, improve, state)
-    step = state.step.astype(jnp.bfloat16).astype(jnp.float32)
-    error = jnp.sum((w - step * state.numbers.astype(jnp.float32)) ** 2)
-    return LeafNumbers(state.numbers, step, error)
-
-
-class _Search(NamedTuple):
-    """Attributes:
-    numbers: [...] int16.
-    step: [] float32.
-    multiplier: [] float32, that of this leaf.
-    shift: by how much the numbers' targets lie above the weights, for each output.
-    """
-
-    numbers: jax.Array
-    step: jax.Array
-    multiplier: jax.Array
-    shift: jax.Array
-
-
-def _mean_of_outputs(error: jax.Array, outputs: int | None) -> jax.Array:
-    """Of a shape that broadcasts; 0 without an axis of outputs, or where there is but one weight for each."""
-    if outputs is None or not error.size or error.size == error.shape[outputs]:
-        return jnp.zeros((1,) * error.ndim, jnp.float32)
-    others = [axis for axis in range(error.ndim) if axis != outputs % error.ndim]
-    return jnp.mean(error, axis=others, keepdims=True)
 
 
 def nearest(x: jax.Array, most: int = MOST) -> jax.Array:
