@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jpq_jax.artifact.floats import HELD
+from jpq_jax.artifact.leaf import looked_up
 from jpq_jax.artifact.record import Extras
 from jpq_jax.file_budget import Interval, largest_within
 from jpq_jax.plan import Where, as_plan, check_compresses, check_finite
@@ -194,7 +195,7 @@ def _coded(kernel: _Kernel, multiplier: float) -> Any:
         return (numbers.astype(np.float32) * step).astype(np.dtype(kernel.dtype))
     codebook = np.zeros(LEVELS, np.float32)
     codebook[1 : 1 + distinct.size] = distinct.astype(np.float32) * step
-    code = _looked_up(_codes_of(distinct), numbers)
+    code = looked_up(_codes_of(distinct), numbers, -MOST)
     bits = min(max(1, math.ceil(math.log2(max(distinct.size, 1)))), MAX_BITS)
     return Codes(
         jnp.asarray(code), jnp.asarray(codebook), jnp.asarray(bits, jnp.int32), kernel.dtype
@@ -203,22 +204,16 @@ def _coded(kernel: _Kernel, multiplier: float) -> Any:
 
 def _distinct(numbers: np.ndarray) -> np.ndarray:
     """Those there are besides 0, ascending."""
-    some = np.zeros(2 * MOST + 1, bool)
-    for part in _parts(numbers):
-        some[part.astype(np.intp) + MOST] = True
-    some[MOST] = False
-    return np.flatnonzero(some) - MOST
-
-
-def _looked_up(codes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """[...] int16. Part by part: NumPy makes 8 bytes of an index."""
-    found = np.empty(numbers.shape, np.int16)
-    for part, out in zip(_parts(numbers), _parts(found), strict=True):
-        out[:] = codes[part.astype(np.intp) + MOST]
-    return found
+    low = int(numbers.min(initial=0))
+    counts = sum(
+        np.bincount(part.astype(np.intp) - low, minlength=2 * MOST + 1) for part in _parts(numbers)
+    )
+    found = np.flatnonzero(counts) + low
+    return found[found != 0]
 
 
 def _parts(x: np.ndarray) -> list[np.ndarray]:
+    """For what makes 8 bytes of a number."""
     flat = x.reshape(-1)
     return [flat[at : at + _PART] for at in range(0, flat.size, _PART)]
 

@@ -22,6 +22,7 @@ CLASSES = 128
 _MIDDLE = CLASSES // 2  # the class of exponent 0
 _WIDEST = 2**8  # exponents of lines lie below
 _SHORTEST = 4  # a line that is worth an exponent of its own, in weights
+_SAMPLE = 2**22  # codes of a leaf that are looked at to choose
 _LINE_BITS = 24.0  # about what the range of a line's exponents takes
 
 Lines = NDArray[np.int32]
@@ -150,13 +151,10 @@ def best_activity(numbers: NDArray[np.integer]) -> Activity:
 
     numbers: of one axis or more, not all 0.
     """
-    place = np.nonzero(numbers)
-    symbols = numbers[place].astype(np.int64)
-    symbols -= symbols.min()
-    sums = sums_of(numbers)
+    sums, some = sums_of(numbers), _sample(numbers)
 
     def tried(axes: tuple[int, ...], coarse: bool = False) -> tuple[float, tuple[int, ...]]:
-        return _code_length(activity_of(sums, axes, coarse), place, symbols), axes
+        return _code_length(activity_of(sums, axes, coarse), some), axes
 
     best, axes = tried(())
     left = {
@@ -172,13 +170,35 @@ def best_activity(numbers: NDArray[np.integer]) -> Activity:
     return activity_of(sums, axes, coarse=bool(axes) and tried(axes, coarse=True)[0] <= best)
 
 
-def _code_length(
-    activity: Activity, place: tuple[NDArray[np.intp], ...], symbols: NDArray[np.int64]
-) -> float:
+class _Nonzeros(NamedTuple):
+    """Attributes:
+    place: their indices, for each axis.
+    symbols: whole numbers from 0 on, one for each value.
+    each: how many each of them stands for.
+    """
+
+    place: tuple[NDArray[np.intp], ...]
+    symbols: NDArray[np.int64]
+    each: int
+
+
+def _sample(numbers: NDArray[np.integer]) -> _Nonzeros:
+    """Of a large leaf one code in so many, which is enough to choose by."""
+    flat = numbers.reshape(-1)
+    each = max(numbers.size // _SAMPLE, 1)
+    found = np.flatnonzero(flat[::each]) * each
+    if not found.size:
+        found, each = np.flatnonzero(flat), 1
+    symbols = flat[found].astype(np.int64)
+    return _Nonzeros(np.unravel_index(found, numbers.shape), symbols - symbols.min(), each)
+
+
+def _code_length(activity: Activity, some: _Nonzeros) -> float:
     """About how many bits the leaf takes. Zeros are not looked at: how many there are in a class follows from the lines."""
+    symbols = some.symbols
     exponent = np.full(symbols.size, activity.base)
     bits = 0.0
-    for exponents, alive, index in zip(activity.lines, activity.alive, place, strict=True):
+    for exponents, alive, index in zip(activity.lines, activity.alive, some.place, strict=True):
         if exponents is not None:
             exponent += exponents[index]
             told = np.where(alive, exponents, -_WIDEST)
@@ -187,8 +207,8 @@ def _code_length(
     joint = np.bincount(
         class_of(exponent).astype(np.int64) * width + symbols, minlength=CLASSES * width
     )
-    joint = joint.reshape(CLASSES, width)
-    zeros = _weights_of_classes(activity) - joint.sum(axis=1)
+    joint = joint.reshape(CLASSES, width) * some.each
+    zeros = np.maximum(_weights_of_classes(activity) - joint.sum(axis=1), 0)
     return bits + sum(
         _entropy_bits(np.append(row, empty)) for row, empty in zip(joint, zeros, strict=True)
     )

@@ -37,11 +37,11 @@ def write_numbers(writer: Writer, numbers: NDArray[np.integer], low: int, high: 
         return
     activity = best_activity(numbers)
     write_activity(writer, activity)
-    alive = _living(numbers, activity) - low
+    alive = _living(numbers, activity)
     coder = _ClassCoder(activity, low, high)
     for start, end in coder.slabs():
         order, bounds = coder.order(start, end)
-        symbols = alive[start:end].ravel()[order]
+        symbols = alive[start:end].ravel()[order].astype(np.int32) - low
         for learner, first, last in coder.learners(bounds):
             learner.write(writer, symbols[first:last])
 
@@ -121,11 +121,12 @@ def _expected(exponent: int, low: int, high: int) -> NDArray[np.int64]:
     return np.array(weights, np.int64)
 
 
-def _living(numbers: NDArray[np.integer], activity: Activity) -> NDArray[np.int32]:
+def _living(numbers: NDArray[np.integer], activity: Activity) -> NDArray[np.integer]:
     """[rows, columns] of the weights on living lines."""
     rows = living_rows(activity)
     matrix = numbers.reshape(rows.size, -1)
-    return matrix[np.ix_(rows, activity.alive[-1])].astype(np.int32)
+    columns = activity.alive[-1]
+    return matrix if rows.all() and columns.all() else matrix[np.ix_(rows, columns)]
 
 
 def _set_living(numbers: NDArray[np.int16], activity: Activity, alive: NDArray[np.int16]) -> None:

@@ -46,14 +46,14 @@ class Writer:
     """Collects symbols, and codes them all at the end: the coder is a stack, and takes the last first."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[Symbols, Table]] = []
+        self._parts: list[tuple[NDArray[np.integer], Table]] = []
         self.bits = 0.0
         """The ideal length of what was written so far."""
 
     def write(self, symbols: NDArray[np.integer], table: Table) -> None:
         """symbols: [n] integers from 0 to table.size - 1."""
-        symbols = np.ascontiguousarray(symbols, np.int32)
-        self._parts.append((symbols, table))
+        # Held until the end, and so in as few bytes as they need.
+        self._parts.append((np.ascontiguousarray(symbols, _narrowest(table.size)), table))
         counts = np.bincount(symbols, minlength=table.size)
         self.bits += float(counts @ (PRECISION - np.log2(table)))
 
@@ -70,8 +70,12 @@ class Writer:
         coder = _stream.stack.AnsCoder()
         for symbols, table in reversed(self._parts):
             if table.size > 1:
-                coder.encode_reverse(symbols, model_of(table))
+                coder.encode_reverse(symbols.astype(np.int32), model_of(table))
         return coder.get_compressed().astype(_WORD).tobytes().rstrip(b"\0")
+
+
+def _narrowest(symbols: int) -> type[np.integer]:
+    return np.uint8 if symbols <= 2**8 else np.uint16 if symbols <= 2**16 else np.int32
 
 
 class Reader:
