@@ -184,7 +184,7 @@ def _coded(kernel: _Kernel, multiplier: float) -> Any:
     """Codes; an array where they would be of more than 256 values; one of few digits where a step has too many multiples."""
     own = multiplier / kernel.unit**2
     inside = min(max(own, _LEAST), 1 / _LEAST)
-    found = numbers_at(kernel.weights, jnp.float32(inside), kernel.unit, outputs=kernel.outputs)
+    found = numbers_at(kernel.weights, inside, kernel.unit, outputs=kernel.outputs)
     numbers, step = np.asarray(found.numbers), np.float32(float(found.step) * kernel.unit)
     if np.abs(numbers).max(initial=0) >= MOST:
         weights = np.asarray(kernel.weights).astype(np.float32) / np.float32(kernel.unit)

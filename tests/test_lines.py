@@ -9,8 +9,8 @@ import pytest
 
 from jpq_jax.artifact.numbers import write_numbers
 from jpq_jax.artifact.stream import Writer
-from jpq_jax.projection import lines
-from jpq_jax.projection.multiples import numbers_at
+from jpq_jax.projection import lines, multiples
+from jpq_jax.projection.multiples import LeafNumbers, numbers_at
 
 
 def trained_like(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -23,9 +23,12 @@ def trained_like(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return w.astype(np.float32)
 
 
-def at(w: np.ndarray, multiplier: float, outputs: int | None = None) -> lines.LeafNumbers:
-    found = numbers_at(jnp.asarray(w), jnp.float32(multiplier), outputs=outputs)
-    return jax.tree.map(np.asarray, found)
+def at(w: np.ndarray, multiplier: float, outputs: int | None = None) -> LeafNumbers:
+    return jax.tree.map(np.asarray, numbers_at(w, multiplier, outputs=outputs))
+
+
+def error_of(w: np.ndarray, found: LeafNumbers) -> float:
+    return float(((w.astype(np.float64) - found.numbers * np.float64(found.step)) ** 2).sum())
 
 
 def codec_bits(numbers: np.ndarray) -> float:
@@ -51,12 +54,33 @@ def test_bits_are_about_those_of_the_codec(shape: tuple[int, ...], price: float)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_error_is_what_it_says(shape: tuple[int, ...]):
+@pytest.mark.parametrize("outputs", [None, 0, -1])
+def test_slabs_make_no_difference(
+    shape: tuple[int, ...], outputs: int | None, monkeypatch: pytest.MonkeyPatch
+):
     w = trained_like(shape)
-    for price in (1e-5, 1e-3, 0.1):
-        found = at(w, price * float((w**2).mean()))
-        error = ((w.astype(np.float64) - found.numbers * np.float64(found.step)) ** 2).sum()
-        assert error == pytest.approx(float(found.error), rel=1e-3)
+    whole = at(w, 1e-2 * float((w**2).mean()), outputs)
+    monkeypatch.setattr(multiples, "_SLAB", 1000)
+    jax.clear_caches()
+    in_slabs = at(w, 1e-2 * float((w**2).mean()), outputs)
+    jax.clear_caches()
+    # Sums of another order: numbers at a border may differ.
+    assert (whole.numbers != in_slabs.numbers).mean() < 0.01
+    assert error_of(w, in_slabs) == pytest.approx(error_of(w, whole), rel=0.01)
+
+
+def test_the_weights_given_are_left_alone():
+    w = jnp.asarray(trained_like((30, 20)))
+    numbers_at(w, 1e-3)
+    assert float(jnp.sum(w)) != 0
+
+
+@pytest.mark.parametrize("unit", [2.0**-60, 1.0, 2.0**60])
+def test_a_unit_makes_no_difference(unit: float):
+    w = trained_like((40, 30))
+    expected, found = numbers_at(w, 1e-4), numbers_at(w * np.float32(unit), 1e-4, unit)
+    np.testing.assert_array_equal(found.numbers, expected.numbers)
+    assert float(found.step) == float(expected.step)
 
 
 def test_step_is_a_bfloat16():
@@ -68,7 +92,7 @@ def test_step_is_a_bfloat16():
 def test_better_than_rounding_with_the_same_bytes(price: float, share: float):
     w = trained_like((300, 200))
     found = at(w, price * float((w**2).mean()))
-    taken, error = codec_bits(found.numbers), float(found.error)
+    taken, error = codec_bits(found.numbers), error_of(w, found)
     low, high = float(found.step) / 4, float(found.step) * 8
     for _ in range(20):  # the step at which plain rounding takes as much
         step = (low * high) ** 0.5

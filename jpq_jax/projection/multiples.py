@@ -44,33 +44,41 @@ class LeafNumbers(NamedTuple):
     """Attributes:
     numbers: [...] int16, the leaf's shape; w is about unit x step x number.
     step: [] float32, of bfloat16's digits.
-    error: [] float32, sum (w / unit - step q)^2.
     """
 
     numbers: jax.Array
     step: jax.Array
-    error: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames="outputs")
 def numbers_at(
-    w: jax.Array,
-    multiplier: jax.Array,
-    unit: jax.Array | float = 1.0,
+    w: Any,
+    multiplier: float,
+    unit: float = 1.0,
     *,
     outputs: int | None = None,
 ) -> LeafNumbers:
     """A local minimum, from a fine step on: what is pruned once is dear to get back.
 
     Args:
-      w: [...] floating.
-      multiplier: [] float32, squared error, by that of `unit`, for a bit, for a leaf that is all there; see `_KEPT`.
+      w: [...] floating, of JAX, NumPy, or anything that turns into an array.
+      multiplier: squared error, by that of `unit`, for a bit, for a leaf that is all there; see `_KEPT`.
       unit: a power of two by which the weights are divided, so that squares neither overflow nor vanish.
       outputs: the axis of a layer's outputs; None if there is none.
     """
-    leaf = _Leaf(w, jnp.asarray(1 / unit, jnp.float32))
-    square = jnp.sum(leaf.scaled() ** 2)
-    mean = _mean_of_outputs(_axis_sums(leaf.scaled()), w.shape, outputs)
+    found, _ = _found(
+        jnp.array(w, copy=True), jnp.float32(multiplier), jnp.float32(1 / unit), outputs
+    )
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
+def _found(
+    w: jax.Array, multiplier: jax.Array, by: jax.Array, outputs: int | None
+) -> tuple[LeafNumbers, jax.Array]:
+    """And the weights themselves: only what is given and given back is not copied for the loops."""
+    leaf = _Leaf(w, by)
+    square, of_weights = _weight_sums(leaf)
+    mean = _mean_of_outputs(of_weights, w.shape, outputs)
 
     def own(error: jax.Array) -> jax.Array:
         """The multiplier where so much has been lost."""
@@ -101,8 +109,7 @@ def numbers_at(
     state = lax.fori_loop(0, _APPROACHING, approach, state)
     state = lax.fori_loop(0, _SETTLING, improve, state)
     step = state.step.astype(jnp.bfloat16).astype(jnp.float32)
-    error = jnp.sum((leaf.scaled() - step * state.numbers.astype(jnp.float32)) ** 2)
-    return LeafNumbers(state.numbers, step, error)
+    return LeafNumbers(state.numbers, step), w
 
 
 class _Leaf(NamedTuple):
@@ -114,8 +121,10 @@ class _Leaf(NamedTuple):
     weights: jax.Array
     by: jax.Array
 
-    def scaled(self) -> jax.Array:
-        return self.weights.astype(jnp.float32) * self.by
+    def slab(self, first: Any, height: int) -> jax.Array:
+        """[height, columns] of the matrix, multiplied."""
+        rows = lax.dynamic_slice_in_dim(_matrix(self.weights), first, height)
+        return rows.astype(jnp.float32) * self.by
 
 
 class _Sums(NamedTuple):
@@ -200,6 +209,26 @@ def _slabs(
     return lax.fori_loop(0, -(-rows // height), slab, carry)
 
 
+def _weight_sums(leaf: _Leaf) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Of their squares, and of themselves over the lines of each axis."""
+    shape = leaf.weights.shape
+    rows, columns = _matrix(leaf.weights).shape
+
+    def add(first: Any, height: int, fresh: jax.Array, carry: Any) -> Any:
+        of_rows, of_columns, square = carry
+        own = leaf.slab(first, height)
+        new = jnp.where(fresh, own, 0)
+        return (
+            _written(of_rows, own, first),
+            of_columns + jnp.sum(new, axis=0),
+            square + jnp.sum(new * new),
+        )
+
+    start = jnp.zeros(rows, jnp.float32), jnp.zeros(columns, jnp.float32), jnp.float32(0)
+    of_rows, of_columns, square = _slabs((rows, columns), add, start)
+    return square, _of_axes(of_rows, of_columns, shape)
+
+
 def _counts(numbers: jax.Array, lines: Lines) -> jax.Array:
     """As `lines.counts_of`."""
     matrix, (of_rows, of_columns) = _matrix(numbers), _exponents(lines)
@@ -248,11 +277,11 @@ def _chosen(
     leaf: _Leaf, choose: Callable[[jax.Array, Any], jax.Array], numbers: jax.Array
 ) -> tuple[jax.Array, _Sums]:
     """Numbers of each slab of scaled weights, written over those given, and their sums."""
-    shape, weights = numbers.shape, _matrix(leaf.weights)
-    rows, columns = weights.shape
+    shape = numbers.shape
+    rows, columns = _matrix(numbers).shape
 
     def add(first: Any, height: int, fresh: jax.Array, carry: _Chosen) -> _Chosen:
-        own = lax.dynamic_slice_in_dim(weights, first, height).astype(jnp.float32) * leaf.by
+        own = leaf.slab(first, height)
         found = choose(own, first)
         known = jnp.where(fresh, found, 0).astype(jnp.float32)
         return _Chosen(
@@ -268,7 +297,7 @@ def _chosen(
     of_rows, of_columns = jnp.zeros(rows, jnp.float32), jnp.zeros(columns, jnp.float32)
     zero = jnp.float32(0)
     start = _Chosen(_matrix(numbers), of_rows, of_rows, of_columns, of_columns, zero, zero)
-    found = _slabs(weights.shape, add, start)
+    found = _slabs((rows, columns), add, start)
     sums = _Sums(
         _of_axes(found.row_sizes, found.column_sizes, shape),
         _of_axes(found.row_numbers, found.column_numbers, shape),
