@@ -66,6 +66,9 @@ class Config:
     clip: float | None = None
     """Gradients longer than this, over all leaves together, are shortened to it."""
 
+    distill: float = 0.0
+    """Share of the loss that is the divergence from what the dense baseline says of an image, in place of its label."""
+
     dense_epochs: int = 0
     """Epochs of the dense baseline; 0 with --init."""
     dense_learning_rate: float = 0.05
@@ -122,6 +125,7 @@ class Config:
             ),
             (0 <= self.shift <= 8, "a shift of 0 to 8 pixels"),
             (self.rho > 0, "a positive rho"),
+            (0 <= self.distill <= 1, "a share of distillation from 0 to 1"),
             (self.pull >= 0, "a pull of at least 0"),
             (self.clip is None or self.clip > 0, "a positive clip"),
         ):

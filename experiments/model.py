@@ -42,6 +42,16 @@ class Model(NamedTuple):
         model.train()
         return model(images), nnx.state(model, nnx.BatchStat)
 
+    def logits(self, variables: Any, images: jax.Array) -> jax.Array:
+        """In use: [N, classes].
+
+        variables: params and statistics, `joined`.
+        images: [N, H, W, C] float32, normalized.
+        """
+        model = nnx.merge(self.graph, variables)
+        model.eval()
+        return model(images)
+
 
 def joined(params: Any, statistics: Any) -> Any:
     """One tree of both, as a file has them. Either may be compressed."""

@@ -157,19 +157,18 @@ def _sgd(config: Config, schedule: optax.Schedule) -> list[optax.GradientTransfo
 
 
 def epoch_function(
-    model: Model, dataset: Dataset, config: Config, optimizer: optax.GradientTransformationExtraArgs
+    model: Model,
+    dataset: Dataset,
+    config: Config,
+    optimizer: optax.GradientTransformationExtraArgs,
+    teacher: Any = None,
 ) -> Callable[..., tuple[Trained, jax.Array]]:
     """One epoch: (trained, images, labels, key) -> trained, and the mean loss.
 
     images: [N, H, W, C] uint8, all of them on the device; they are shuffled, shifted, flipped and normalized there.
+    teacher: variables of the dense model that is learned from, too (Hinton et al., 2015, arXiv 1503.02531); None for none.
     """
-    size = config.batch_size
-
-    def loss(params: Any, statistics: Any, images: jax.Array, labels: jax.Array):
-        images = normalize(images, dataset.mean, dataset.std)
-        logits, statistics = model.seen(params, statistics, images)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.mean(losses), statistics
+    size, loss = config.batch_size, _loss_function(model, dataset, config.distill, teacher)
 
     def batches(labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         order_key, augment_key = jax.random.split(key)
@@ -207,6 +206,25 @@ def epoch_function(
     return jax.jit(whole, donate_argnums=0) if config.whole_epoch else by_steps
 
 
+def _loss_function(
+    model: Model, dataset: Dataset, distill: float, teacher: Any
+) -> Callable[..., tuple[jax.Array, Any]]:
+    share = 0.0 if teacher is None else distill
+
+    def loss(params: Any, statistics: Any, images: jax.Array, labels: jax.Array):
+        images = normalize(images, dataset.mean, dataset.std)
+        logits, statistics = model.seen(params, statistics, images)
+        losses = (1 - share) * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        if share:
+            taught = jax.nn.log_softmax(model.logits(teacher, images))
+            losses += share * optax.losses.kl_divergence_with_log_targets(
+                jax.nn.log_softmax(logits), taught
+            )
+        return jnp.mean(losses), statistics
+
+    return loss
+
+
 def _augmented(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
     if config.shift:
         images = random_shift(key, images, config.shift)
@@ -232,7 +250,7 @@ def train(
     if done:
         snapshot, history = store.restore(done, snapshot)
         console.print(f"going on after epoch {done}, found in {workdir}")
-    run_epoch = epoch_function(model, dataset, config, stage.optimizer)
+    run_epoch = epoch_function(model, dataset, config, stage.optimizer, snapshot.baseline)
     total = sum(stage.epochs for stage in stages)
     with _progress(console) as progress:
         bar = progress.add_task("training", total=total, completed=done)
@@ -241,7 +259,9 @@ def train(
             stage, is_new = _stage_of(stages, epoch)
             if is_new:
                 snapshot = _begin(stage, snapshot)
-                run_epoch = epoch_function(model, dataset, config, stage.optimizer)
+                run_epoch = epoch_function(
+                    model, dataset, config, stage.optimizer, snapshot.baseline
+                )
             key = jax.random.fold_in(jax.random.key(config.seed), epoch)
             trained = Trained(snapshot.params, snapshot.statistics, snapshot.opt_state)
             trained, loss = run_epoch(trained, images, labels, key)

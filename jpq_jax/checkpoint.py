@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -17,6 +22,13 @@ from jpq_jax.artifact.file import write_whole
 from jpq_jax.vocabulary import PyTree, dequantize, leaves_with_paths
 
 _IN_FLAX = ("BF16",)  # that NumPy does not know by itself
+_DTYPES = {
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+    "BF16": jnp.bfloat16,
+    "BOOL": "bool",
+}
 
 _PYTORCH_NAMES = {
     "kernel": "weight",
@@ -27,8 +39,38 @@ _PYTORCH_NAMES = {
 }
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> PyTree:
+@dataclasses.dataclass(frozen=True)
+class StoredLeaf:
+    """An array that is read from its safetensors file whenever it is asked for: `np.asarray(leaf)`.
+
+    Attributes:
+      path: of the file.
+      name: its name there.
+      shape: of the array.
+      dtype: of the array.
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        del copy  # what was read is nobody else's
+        array = _read(self.path, [self.name])[self.name]
+        return array if dtype is None else array.astype(dtype)
+
+
+def read_checkpoint(path: str | os.PathLike[str], *, lazy: bool = False) -> PyTree:
     """The arrays of a checkpoint: a dict by name of a safetensors file, the tree of an orbax folder, or of a .jpq file what it stands for.
+
+    Args:
+      path: of the file or folder.
+      lazy: leave what is in a safetensors file there: leaves are `StoredLeaf`, of which `compress` holds one at a time.
 
     Raises:
       ValueError: naming the path, if it is none of these or damaged.
@@ -41,18 +83,40 @@ def read_checkpoint(path: str | os.PathLike[str]) -> PyTree:
         ours = file.read(len(MAGIC)) == MAGIC
     if ours:
         return dequantize(artifact.load(place).codes)
-    return _read_safetensors(place)
+    return _stored(place) if lazy else _read(place)
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, "np") as file, safe_open(path, "flax") as in_flax:
-            return {
-                name: np.asarray(
-                    (in_flax if _dtype_in(file, name) in _IN_FLAX else file).get_tensor(name)
+def _stored(path: Path) -> dict[str, StoredLeaf]:
+    with _opened(path) as file:
+        leaves = {}
+        for name in file.keys():  # noqa: SIM118
+            part = file.get_slice(name)
+            dtype = _DTYPES.get(part.get_dtype())
+            if dtype is None:
+                raise ValueError(
+                    f"{path}: leaf {name!r}: got dtype {part.get_dtype()}, expected one of {', '.join(_DTYPES)}"
                 )
-                for name in file.keys()  # noqa: SIM118
-            }
+            leaves[name] = StoredLeaf(path, name, tuple(part.get_shape()), np.dtype(dtype))
+        return leaves
+
+
+def _read(path: Path, names: list[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of these names, or all."""
+    with _opened(path) as file, safe_open(path, "flax") as in_flax:
+        return {
+            name: np.asarray(
+                (in_flax if _dtype_in(file, name) in _IN_FLAX else file).get_tensor(name)
+            )
+            for name in names or file.keys()
+        }
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Raises ValueError, naming the path, for what is no safetensors file."""
+    try:
+        with safe_open(path, "np") as file:
+            yield file
     except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: neither a safetensors file, nor an orbax folder, nor a .jpq file: {error}"

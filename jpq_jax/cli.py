@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -56,8 +55,8 @@ class Compress:
     def run(self, console: Console) -> None:
         if (self.bytes is None) == (self.ratio is None):
             raise ValueError("expected one of --bytes and --ratio")
-        params = read_checkpoint(self.checkpoint)
-        dense = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(params))
+        params = read_checkpoint(self.checkpoint, lazy=True)
+        dense = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
         nbytes = self.bytes if self.bytes is not None else _of_ratio(dense, self.ratio)
         with _progress(console) as told:
             codes = compress(params, Budget(nbytes=nbytes), progress=told)

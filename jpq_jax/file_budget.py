@@ -65,19 +65,19 @@ def largest_within(
         return Tried(2.0**at, codes, artifact.leaf_bytes(codes, extras).nbytes)
 
     low, at, high = prices
-    first = tried(at)
-    fewest = fewest_bytes(_weights(first.codes))
+    found = tried(at)
+    fewest = fewest_bytes(_weights(found.codes))
     if nbytes < fewest:
         raise ValueError(
             f"got a budget of {nbytes} bytes, expected at least {fewest}: readers refuse so many weights in less"
         )
-    best, found = None, first
+    best: float | None = None
     known: list[tuple[float, float]] = []
     while True:
         known.append((at, math.log2(found.nbytes)))
         if found.nbytes <= nbytes:
             high = at
-            best = found if found.nbytes >= fewest else best
+            best = at if found.nbytes >= fewest else best
             if found.nbytes >= _ENOUGH * nbytes:
                 break
         else:
@@ -85,13 +85,14 @@ def largest_within(
         if len(known) == _ROUNDS or high - low <= _FINEST:
             break
         at = _next(known, math.log2(max(nbytes, 1) * (1 + _ENOUGH) / 2), low, high)
+        del found  # before there is another: a large model's codes are to be held once
         found = tried(at)
     if best is None:
         raise ValueError(
             f"got a budget of {nbytes} bytes, expected at least {tried(prices.high).nbytes}: what a file of zeros takes "
             "with these names, shapes and stored leaves"
         )
-    return best
+    return found if at == best else tried(best)
 
 
 def _weights(codes: PyTree) -> int:

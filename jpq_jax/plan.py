@@ -280,7 +280,7 @@ def _why_not_bytes(budget: Budget, params: PyTree, plan: Sequence[LeafPlan]) -> 
     return _NOT_BYTES
 
 
-def check_finite(path: str, leaf: jax.Array) -> None:
+def check_finite(path: str, leaf: Any) -> None:
     """Raises ValueError, naming the leaf, if it holds NaN or infinity; a traced leaf is let through."""
     if isinstance(leaf, jax_core.Tracer):
         return

@@ -76,7 +76,7 @@ def compress(
     the same price, an error in them, relative to their own size, counting 16 times one in the kernels.
 
     Args:
-      params: any pytree of arrays.
+      params: any pytree of arrays, or of what `read_checkpoint(lazy=True)` gives.
       budget: `Budget(nbytes=...)`.
       plan: which leaves are kernels: what `plan_leaves` gives, or takes as `where`. Leaves that a mask or predicate of one's own
         leaves out are stored to the bit.
@@ -152,19 +152,21 @@ class _Search:
         if p.compress:
             kernel = self.kernels[i]
             return _coded(kernel, multiplier * math.sqrt(kernel.square / self.middle))
+        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
         if p.rounded and leaf.dtype.name in HELD:
-            return rounded(np.asarray(leaf), _STRICTER * self.mean_square, multiplier)
-        return leaf
+            return rounded(np.asarray(array), _STRICTER * self.mean_square, multiplier)
+        return array
 
 
 def _kernel(path: str, leaf: Any) -> _Kernel:
-    check_finite(path, leaf)
-    largest = float(jnp.max(jnp.abs(leaf), initial=0))
+    weights = np.asarray(leaf)
+    check_finite(path, weights)
+    largest = float(max(weights.max(initial=0), -weights.min(initial=0)))
     unit = 2.0 ** math.floor(math.log2(largest)) if largest else 1.0
     return _Kernel(
         leaf,
         unit,
-        float(_sum_of_squares(leaf, jnp.float32(1 / unit))) * unit**2,
+        float(_sum_of_squares(weights, jnp.float32(1 / unit))) * unit**2,
         dtype_name(leaf),
         _outputs(path),
     )

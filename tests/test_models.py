@@ -262,3 +262,24 @@ def test_the_epoch_is_one_program_without_callbacks() -> None:
     assert " infeed(" not in text
     assert " outfeed(" not in text
     assert optax.tree.get(state, "bit_budget") == 6975
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0.1, 100.0), (1.0, -1e-6, 1e-6)])
+def test_a_model_has_nothing_to_learn_from_itself(share: float, least: float, most: float) -> None:
+    lenet = model.build("lenet5", seed=0)
+    draw = np.random.default_rng(0)
+    split = Split(
+        draw.integers(0, 256, (4, 28, 28, 1), dtype=np.uint8), np.arange(4, dtype=np.int32)
+    )
+    dataset = Dataset(
+        name="none",
+        train=split,
+        validation=split,
+        test=split,
+        num_classes=10,
+        mean=(0.5,),
+        std=(0.25,),
+    )
+    loss = training._loss_function(lenet, dataset, share, teacher=lenet.variables)
+    value, _ = loss(lenet.params, lenet.statistics, jnp.asarray(split.images), split.labels)
+    assert least < float(value) <= most

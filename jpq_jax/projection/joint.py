@@ -251,7 +251,7 @@ def joint(
       budget_schedule: factor >= 1 on the budget over updates, such as a ramp that ends at 1:
         `optax.polynomial_schedule(100.0, 1.0, power=3, transition_steps=...)`. Values below 1 count as 1.
       besides: bytes of the file that the compressed leaves cannot have, where the budget is in bytes: names, shapes and whatever else
-        will be saved. By default 20, and 6 for each leaf. It guides the training alone: `finalize` counts what there is.
+        will be saved. By default 20, and 13 for each leaf, its step among them. It guides the training alone: `finalize` counts what there is.
 
     Raises:
       ValueError: in `init`, a treatment or curvature together with a budget in bytes.

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jpq_jax.projection.lines import (
@@ -65,9 +66,8 @@ def numbers_at(
       unit: a power of two by which the weights are divided, so that squares neither overflow nor vanish.
       outputs: the axis of a layer's outputs; None if there is none.
     """
-    found, _ = _found(
-        jnp.array(w, copy=True), jnp.float32(multiplier), jnp.float32(1 / unit), outputs
-    )
+    given = w.copy() if isinstance(w, jax.Array) else jax.device_put(np.asarray(w), may_alias=False)
+    found, _ = _found(given, jnp.float32(multiplier), jnp.float32(1 / unit), outputs)
     return found
 
 

@@ -50,7 +50,7 @@ _FIRST_ROUNDS, _FIRST_OCTAVES, _FIRST_HALVINGS = 4, 6.0, 12
 _OCTAVES, _HALVINGS = 1.0, 7  # from one plan to the next
 _NEAR = 1.0  # octaves of the price within which a plan's own prices are used
 _LARGEST_STEP = 2.0**120  # of which float32 has all multiples
-_HEADER, _LEAF = 20, 6  # bytes of a file, and of each leaf, besides its numbers
+_HEADER, _LEAF = 20, 13  # bytes of a file, and of each leaf, besides its numbers
 
 
 @jax.tree_util.register_static
@@ -147,10 +147,12 @@ class SizedPlan(NamedTuple):
 
 
 def at_price(plan: SizedPlan, weights: Sequence[jax.Array], octaves: jax.Array) -> SizedPlan:
-    """The plan with a price of a bit so many octaves higher. Far from its own, it is made anew: its prices say nothing there."""
+    """The plan with a price of a bit so many octaves higher, and the same steps, since the weights were trained for them.
+
+    Far from its own price, it is made anew: its steps and prices say nothing there.
+    """
     is_far = jnp.abs(octaves) > _NEAR
-    plan = _dearer(_weighted(plan, weights), octaves)
-    plan = _begun(plan, plan.sized_multiplier, is_far)
+    plan = _begun(_weighted(plan, weights), plan.sized_multiplier * jnp.exp2(octaves), is_far)
 
     def again(_: int, plan: SizedPlan) -> SizedPlan:
         return _learned(plan, weights)[0]
