@@ -5,7 +5,7 @@ be started from their baseline with --init. `paper` is the same with random shif
 that are held out here, with the fine-tuning that the authors end their AlexNet runs with, and with gradients clipped:
 their learning rate is at the edge of what is stable, and one seed in two diverged. `joint` trains through the joint
 projection, and is to be started from their baseline too. `bytes` is the same for a file of so many bytes, all that is
-in it counted. `relu` is the same for a network with ReLUs after its
+in it counted, and learns from the dense model, too. `relu` is the same for a network with ReLUs after its
 convolutions, which reaches a higher accuracy and is trained here.
 """
 
@@ -42,6 +42,7 @@ _BYTES = dataclasses.replace(
     ramp_power=6.0,
     weight_decay=0.0,
     clip=1.0,
+    distill=0.5,
     finetune_epochs=0,
 )
 

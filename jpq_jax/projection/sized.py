@@ -147,12 +147,10 @@ class SizedPlan(NamedTuple):
 
 
 def at_price(plan: SizedPlan, weights: Sequence[jax.Array], octaves: jax.Array) -> SizedPlan:
-    """The plan with a price of a bit so many octaves higher, and the same steps, since the weights were trained for them.
-
-    Far from its own price, it is made anew: its steps and prices say nothing there.
-    """
+    """The plan with a price of a bit so many octaves higher. Far from its own, it is made anew: its prices say nothing there."""
     is_far = jnp.abs(octaves) > _NEAR
-    plan = _begun(_weighted(plan, weights), plan.sized_multiplier * jnp.exp2(octaves), is_far)
+    plan = _dearer(_weighted(plan, weights), octaves)
+    plan = _begun(plan, plan.sized_multiplier, is_far)
 
     def again(_: int, plan: SizedPlan) -> SizedPlan:
         return _learned(plan, weights)[0]
