@@ -114,7 +114,6 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         "no leaf to compress: bias: 1 axis",
     ),
     "nothing to compress by latents": (latent({"bias": jnp.zeros(3)}), "bias: 1 axis"),
-    "bytes for latents": (latent(params(), jpq_jax.Budget(nbytes=99)), "expected ratio or bits"),
     "NaN weights to project": (
         lambda _: jpq_jax.project(spoiled(np.nan), BUDGET),
         "'dense/kernel': got 1 NaN or infinite",

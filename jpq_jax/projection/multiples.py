@@ -13,6 +13,7 @@ large as the leaf is looked at slab by slab, so that little more than the number
 from __future__ import annotations
 
 import functools
+import gc
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ _APPROACHING, _SETTLING = 6, 3  # iterations
 _KEPT = 2.0**-4
 _ZONE = 0.6  # steps below which numbers are 0 at first
 _SLAB = 2**20  # weights that are looked at together
+_LARGE = 2**22  # weights of which a second copy is too many
 
 
 class LeafNumbers(NamedTuple):
@@ -66,9 +68,22 @@ def numbers_at(
       unit: a power of two by which the weights are divided, so that squares neither overflow nor vanish.
       outputs: the axis of a layer's outputs; None if there is none.
     """
-    given = w.copy() if isinstance(w, jax.Array) else jax.device_put(np.asarray(w), may_alias=False)
-    found, _ = _found(given, jnp.float32(multiplier), jnp.float32(1 / unit), outputs)
+    found, _ = _found(_given(w), jnp.float32(multiplier), jnp.float32(1 / unit), outputs)
     return found
+
+
+def _given(w: Any) -> jax.Array:
+    """An array that is nobody else's."""
+    if isinstance(w, jax.Array):
+        return w.copy()
+    is_large = math.prod(w.shape) >= _LARGE
+    if is_large:  # JAX holds NumPy arrays that it has shared until garbage is collected
+        gc.collect()
+    given = jax.device_put(np.asarray(w), may_alias=False)
+    if is_large:
+        given.block_until_ready()
+        gc.collect()
+    return given
 
 
 @functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
