@@ -48,9 +48,13 @@ class Model(NamedTuple):
         variables: params and statistics, `joined`.
         images: [N, H, W, C] float32, normalized.
         """
-        model = nnx.merge(self.graph, variables)
-        model.eval()
-        return model(images)
+        return _logits(self.graph, variables, images)
+
+
+def _logits(graph: nnx.GraphDef, variables: Any, images: jax.Array) -> jax.Array:
+    model = nnx.merge(graph, variables)
+    model.eval()
+    return model(images)
 
 
 def joined(params: Any, statistics: Any) -> Any:
@@ -90,7 +94,5 @@ def _right(
     images: jax.Array,
     labels: jax.Array,
 ) -> jax.Array:
-    model = nnx.merge(graph, variables)
-    model.eval()
-    logits = model(normalize(images, mean, std))
+    logits = _logits(graph, variables, normalize(images, mean, std))
     return jnp.sum(jnp.argmax(logits, axis=1) == labels)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jpq_jax.artifact.floats import HELD
-from jpq_jax.artifact.leaf import looked_up
+from jpq_jax.artifact.leaf import looked_up, parts_of
 from jpq_jax.artifact.record import Extras
 from jpq_jax.file_budget import Interval, largest_within
 from jpq_jax.plan import Where, as_plan, check_compresses, check_finite
@@ -34,7 +34,6 @@ _RANGE = 80.0  # octaves below and above the mean square of a weight
 _LEAST = (
     2.0**-48
 )  # of a multiplier that float32 can work with: there the multiples do not reach all weights any more
-_PART = 2**20  # weights that are looked at together
 _STRICTER = 16.0  # how much more an error of a stored leaf counts than one of a kernel, both relative to their own
 
 Progress = Callable[[int, int, int], None]
@@ -208,16 +207,11 @@ def _distinct(numbers: np.ndarray) -> np.ndarray:
     """Those there are besides 0, ascending."""
     low = int(numbers.min(initial=0))
     counts = sum(
-        np.bincount(part.astype(np.intp) - low, minlength=2 * MOST + 1) for part in _parts(numbers)
+        np.bincount(part.astype(np.intp) - low, minlength=2 * MOST + 1)
+        for part in parts_of(numbers)
     )
     found = np.flatnonzero(counts) + low
     return found[found != 0]
-
-
-def _parts(x: np.ndarray) -> list[np.ndarray]:
-    """For what makes 8 bytes of a number."""
-    flat = x.reshape(-1)
-    return [flat[at : at + _PART] for at in range(0, flat.size, _PART)]
 
 
 def _codes_of(distinct: np.ndarray) -> np.ndarray:

@@ -46,7 +46,9 @@ SHAPES = [(300, 200), (5, 5, 20, 50), (50, 20, 5, 5), (3, 3, 3, 16)]
 def test_bits_are_about_those_of_the_codec(shape: tuple[int, ...], price: float):
     w = trained_like(shape)
     found = at(w, price * float((w**2).mean()))
-    bits = float(lines.bits_of(jnp.asarray(found.numbers)))
+    known = lines.lines_of(jnp.asarray(found.numbers))
+    counts = lines.counts_of(jnp.asarray(found.numbers), lines.classes_of(known))
+    bits = float(lines.learned_bits(counts) + lines.lines_bits(known))
     most = (
         1.05 if np.abs(found.numbers).max() <= lines.REACH else 1.15
     )  # which share a price beyond

@@ -108,21 +108,25 @@ def test_pytorchs_resnet_gives_pytorchs_outputs(tmp_path: Path) -> None:
     np.testing.assert_allclose(got, torch_resnet_forward(tensors, images), rtol=1e-3, atol=1e-3)
 
 
+def dataset_of(split: Split, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
+    return Dataset(
+        name="none",
+        train=split,
+        validation=split,
+        test=split,
+        num_classes=10,
+        mean=mean,
+        std=std,
+    )
+
+
 @pytest.mark.parametrize("whole_epoch", [True, False])
 def test_an_epoch_moves_params_and_statistics(whole_epoch: bool) -> None:
     draw = np.random.default_rng(0)
     resnet = model.build("resnet20", seed=0)
     images = draw.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     split = Split(images, draw.integers(0, 10, 4).astype(np.int32))
-    dataset = Dataset(
-        name="none",
-        train=split,
-        validation=split,
-        test=split,
-        num_classes=10,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-    )
+    dataset = dataset_of(split, mean=(0.5,) * 3, std=(0.25,) * 3)
     settings = dataclasses.replace(
         configuration.presets("resnet20_cifar10")["default"], whole_epoch=whole_epoch, batch_size=2
     )
@@ -243,15 +247,8 @@ def test_the_epoch_is_one_program_without_callbacks() -> None:
     stage = training.stages_of(settings, lenet.params, steps=2)[0]
     assert stage.name == "compress"
     images = np.zeros((512, 28, 28, 1), np.uint8)
-    dataset = Dataset(
-        name="none",
-        train=(split := Split(images, np.zeros(512, np.int32))),
-        validation=split,
-        test=split,
-        num_classes=10,
-        mean=(0.0,),
-        std=(1.0,),
-    )
+    split = Split(images, np.zeros(512, np.int32))
+    dataset = dataset_of(split, mean=(0.0,), std=(1.0,))
     epoch = training.epoch_function(lenet, dataset, settings, stage.optimizer)
     state = stage.optimizer.init(lenet.params)
     with jax.numpy_dtype_promotion("standard"):  # which optax's schedules need
@@ -271,15 +268,7 @@ def test_a_model_has_nothing_to_learn_from_itself(share: float, least: float, mo
     split = Split(
         draw.integers(0, 256, (4, 28, 28, 1), dtype=np.uint8), np.arange(4, dtype=np.int32)
     )
-    dataset = Dataset(
-        name="none",
-        train=split,
-        validation=split,
-        test=split,
-        num_classes=10,
-        mean=(0.5,),
-        std=(0.25,),
-    )
+    dataset = dataset_of(split, mean=(0.5,), std=(0.25,))
     loss = training._loss_function(lenet, dataset, share, teacher=lenet.variables)
     value, _ = loss(lenet.params, lenet.statistics, jnp.asarray(split.images), split.labels)
     assert least < float(value) <= most

@@ -138,11 +138,15 @@ def looked_up(
 ) -> NDArray[np.int16]:
     """table[indices - first], part by part: NumPy makes 8 bytes of an index."""
     found = np.empty(indices.shape, np.int16)
-    flat, out = indices.reshape(-1), found.reshape(-1)
-    for at in range(0, flat.size, _PART):
-        part = slice(at, at + _PART)
-        out[part] = table[flat[part].astype(np.intp) - first]
+    for part, out in zip(parts_of(indices), parts_of(found), strict=True):
+        out[:] = table[part.astype(np.intp) - first]
     return found
+
+
+def parts_of(x: NDArray[Any]) -> list[NDArray[Any]]:
+    """An array's elements in order, so many at a time; views, if it is contiguous."""
+    flat = x.reshape(-1)
+    return [flat[at : at + _PART] for at in range(0, flat.size, _PART)]
 
 
 def _code_of(numbers: NDArray[np.int16]) -> NDArray[np.int16]:

@@ -242,8 +242,9 @@ def joint(
     """The joint projection as a planner, for `latent` and `project_params`.
 
     With `Budget(nbytes=...)` values are whole multiples of a step for each leaf, at the prices of the codec; biases, norms and other
-    leaves that may lose digits (see `plan_leaves`) are rounded in training, too. Else the first plan is made like that of `project`. The following ones go on from the one before: a few iterations
-    of the codebooks, then the multiplier at which the budget holds again.
+    leaves that may lose digits (see `plan_leaves`) are rounded in training, too. Else the first plan is made like that of
+    `project`. The following ones go on from the one before: a few iterations of the codebooks, then the multiplier at which the
+    budget holds again.
 
     Args:
       budget: what `finalize` keeps to.

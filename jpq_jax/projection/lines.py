@@ -135,12 +135,6 @@ def _learned(counts: jax.Array) -> tuple[jax.Array, jax.Array]:
     return lax.scan(learn, jnp.zeros(NUMBERS, jnp.float32), each)[1]
 
 
-def bits_of(numbers: jax.Array) -> jax.Array:
-    """About what the codec takes for them: [] float32."""
-    lines = lines_of(numbers)
-    return learned_bits(counts_of(numbers, classes_of(lines))) + lines_bits(lines)
-
-
 def _place(numbers: jax.Array, kinds: jax.Array) -> jax.Array:
     inside = jnp.clip(numbers.astype(jnp.int32), -REACH, REACH)
     return kinds * NUMBERS + inside + REACH

@@ -205,11 +205,13 @@ def sized(
         octaves = jnp.where(is_first, _FIRST_OCTAVES, _OCTAVES)
         halvings = jnp.where(is_first, _FIRST_HALVINGS, _HALVINGS)
 
-        def improve(_: int, plan: SizedPlan) -> SizedPlan:
-            return _searched(*_learned(plan, weights), weights, limit, octaves, halvings)
+        def improve(_: int, last: tuple[SizedPlan, jax.Array]) -> tuple[SizedPlan, jax.Array]:
+            plan, beyond = _learned(last[0], weights)
+            return _searched(plan, beyond, weights, limit, octaves, halvings), beyond
 
-        plan = lax.fori_loop(0, jnp.where(is_first, _FIRST_ROUNDS, 1), improve, plan)
-        return _described(plan, weights)
+        rounds = jnp.where(is_first, _FIRST_ROUNDS, 1)
+        plan, beyond = lax.fori_loop(0, rounds, improve, (plan, jnp.float32(0)))
+        return _described(plan, beyond, weights)
 
     return Planner(init, replan, rounds=True)
 
@@ -304,12 +306,13 @@ def _searched(
     def halve(_: int, interval: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = interval
         middle = (low + high) / 2
-        fits = _bits(_dearer(plan, middle - at), weights) + beyond <= limit
+        tried = _dearer(plan, middle - at)
+        fits = _bits(tried, tried.numbers(weights)) + beyond <= limit
         return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
 
     at = jnp.log2(plan.sized_multiplier)
     _, found = lax.fori_loop(0, halvings, halve, (at - octaves, at + octaves))
-    return _dearer(plan, found - at)._replace(sized_bits_used=beyond)
+    return _dearer(plan, found - at)
 
 
 def _dearer(plan: SizedPlan, octaves: jax.Array) -> SizedPlan:
@@ -320,32 +323,31 @@ def _dearer(plan: SizedPlan, octaves: jax.Array) -> SizedPlan:
     )
 
 
-def _bits(plan: SizedPlan, weights: Sequence[jax.Array]) -> jax.Array:
-    """Of the numbers at this plan's prices."""
-    each = zip(plan.numbers(weights), plan.sized_lines, plan.sized_prices, strict=True)
-    return sum((_leaf_bits(*leaf) for leaf in each), jnp.float32(0))
+def _bits(plan: SizedPlan, numbers: Sequence[jax.Array]) -> jax.Array:
+    """Of numbers at this plan's prices."""
+
+    @replicated
+    def of_leaf(numbers: jax.Array, lines: Lines, prices: jax.Array) -> jax.Array:
+        return jnp.sum(taken(numbers, classes_of(lines), prices))
+
+    each = zip(numbers, plan.sized_lines, plan.sized_prices, strict=True)
+    return sum((of_leaf(*leaf) for leaf in each), jnp.float32(0))
 
 
-@replicated
-def _leaf_bits(numbers: jax.Array, lines: Lines, prices: jax.Array) -> jax.Array:
-    return jnp.sum(taken(numbers, classes_of(lines), prices))
-
-
-def _described(plan: SizedPlan, weights: Sequence[jax.Array]) -> SizedPlan:
-    """With what can be logged of it. So far `sized_bits_used` is what the codec takes beyond the prices."""
+def _described(plan: SizedPlan, beyond: jax.Array, weights: Sequence[jax.Array]) -> SizedPlan:
+    """With what can be logged of it. beyond: what the codec takes beyond the prices, in bits."""
 
     @replicated
     def nonzeros(numbers: jax.Array) -> jax.Array:
         return jnp.sum(numbers != 0, dtype=jnp.float32)
 
     numbers = plan.numbers(weights)
-    each = zip(numbers, plan.sized_lines, plan.sized_prices, strict=True)
-    bits = sum((_leaf_bits(*leaf) for leaf in each), plan.sized_bits_used)
     pairs = zip(numbers, plan.sized_setting.rounded, strict=True)
     kernels = [q for q, is_rounded in pairs if not is_rounded]
     some = sum((nonzeros(q) for q in kernels), jnp.float32(0))
     return plan._replace(
-        sized_bits_used=bits, sized_density=some / max(sum(q.size for q in kernels), 1)
+        sized_bits_used=_bits(plan, numbers) + beyond,
+        sized_density=some / max(sum(q.size for q in kernels), 1),
     )
 
 
