@@ -27,8 +27,10 @@ class Config:
     """What to train on."""
     model: ModelName = "lenet5"
     """lenet5 is the papers' (Caffe), without ReLUs after the convolutions; resnet20 is for CIFAR-10."""
+    units: tuple[int, int, int] | None = None
+    """Channels and hidden units of a LeNet-5 that is narrower than its 20, 50 and 500; of a model from --init, the strongest stay."""
     init: str | None = None
-    """Start from this safetensors file in PyTorch's layout, instead of training a dense baseline."""
+    """Start from this safetensors file in PyTorch's layout."""
     data_dir: str | None = None
     """Where the data set is, if it is not the embedded MNIST: see experiments/data/loading.py."""
     workdir: str | None = None
@@ -70,7 +72,7 @@ class Config:
     """Share of the loss that is the divergence from what the dense baseline says of an image, in place of its label."""
 
     dense_epochs: int = 0
-    """Epochs of the dense baseline; 0 with --init."""
+    """Epochs of the dense baseline before compression, from --init or from random weights."""
     dense_learning_rate: float = 0.05
     """Peak of the dense baseline's schedule: one epoch of warm-up, then a cosine to 0."""
 
@@ -113,6 +115,10 @@ class Config:
             ),
             (self.density is None or 0 < self.density <= 1, "a density above 0, up to 1"),
             (self.bits is None or 1 <= self.bits <= 8, "bits of 1 to 8"),
+            (
+                self.units is None or (self.model != "resnet20" and min(self.units) >= 1),
+                "units of at least 1, and only for LeNet-5",
+            ),
             (self.epochs >= 1, "at least 1 epoch"),
             (0 <= self.warmup_epochs < self.epochs, "fewer warmup_epochs than epochs"),
             (self.dense_epochs >= 0, "dense_epochs of at least 0"),

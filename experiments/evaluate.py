@@ -26,6 +26,7 @@ def measure(
       path: of the file.
       data_dir: where the data set is, if it is not the embedded one.
       about: dataset, model, config and baseline_accuracy, where the file has no extras to say it: they would count in it.
+        And units, of a narrower model.
 
     Returns:
       dataset, model and config by name; accuracy on the test images; baseline_accuracy, of the dense model
@@ -39,14 +40,14 @@ def measure(
     missing = [fact for fact in _FACTS if fact not in facts]
     if missing:
         raise ValueError(f"{path}: its extras lack {missing}; not a file of experiments.run")
-    model = build(facts["model"], seed=0)
+    model = build(facts["model"], seed=0, units=facts.get("units"))
     codes, _, file_bytes = jpq_jax.artifact.load(path, like=model.variables)
     dataset = data.load(facts["dataset"], data_dir)
     rates = jpq_jax.account(codes)
     kernels = [rate for rate in rates if rate.compressed]
     nonzeros = sum(rate.nonzeros for rate in kernels)
     return {
-        **{fact: facts[fact] for fact in _FACTS},
+        **{fact: facts[fact] for fact in (*_FACTS, "units") if fact in facts},
         "accuracy": accuracy(model, jpq_jax.dequantize(codes), dataset, dataset.test),
         "file_bytes": file_bytes,
         "true_ratio": 4 * sum(rate.weights for rate in rates) / file_bytes,

@@ -11,7 +11,7 @@ from flax import nnx
 
 from experiments.config import ModelName
 from experiments.data import Dataset, Split, normalize
-from experiments.models.lenet5 import LeNet5
+from experiments.models.lenet5 import UNITS, LeNet5, Units, narrowed
 from experiments.models.resnet20 import ResNet20
 
 _EVALUATION_BATCH = 125  # on a CPU nearly twice as fast as 1000
@@ -62,14 +62,27 @@ def joined(params: Any, statistics: Any) -> Any:
     return nnx.merge_state(params, statistics)
 
 
-def build(name: ModelName, seed: int) -> Model:
-    """A model with initial weights; the same seed gives the same ones."""
+def build(name: ModelName, seed: int, units: Units | None = None) -> Model:
+    """A model with initial weights; the same seed gives the same ones.
+
+    units: of a LeNet-5 that is narrower than usual.
+    """
     rngs = nnx.Rngs(seed)
     if name == "resnet20":
         model = ResNet20(rngs=rngs)
     else:
-        model = LeNet5(relu=name == "lenet5_relu", rngs=rngs)
+        model = LeNet5(units=units or UNITS, relu=name == "lenet5_relu", rngs=rngs)
     return Model(*nnx.split(model, nnx.Param, nnx.BatchStat))
+
+
+def narrow(name: ModelName, model: Model, units: Units) -> Model:
+    """The LeNet-5 that keeps so many units of this one, the strongest."""
+    params = narrowed(nnx.to_pure_dict(model.params), units)
+    template = build(name, 0, units)
+    leaves = jax.tree.leaves(params)
+    return template._replace(
+        params=jax.tree.unflatten(jax.tree.structure(template.params), leaves)
+    )
 
 
 def accuracy(model: Model, variables: Any, dataset: Dataset, split: Split) -> float:

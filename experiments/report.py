@@ -47,6 +47,7 @@ def finish(
         "dataset": config.dataset,
         "baseline_accuracy": accuracy(model, snapshot.baseline, dataset, dataset.test),
     }
+    about |= {} if config.units is None else {"units": list(config.units)}
     # Where every byte counts, the file holds the model and nothing else.
     jpq_jax.artifact.save(path, snapshot.best, None if config.nbytes else about)
     chosen = history[int(snapshot.best_epoch) - 1]

@@ -16,7 +16,7 @@ from experiments import report, training
 from experiments.config import Config
 from experiments.data import Dataset, load
 from experiments.files import write_json
-from experiments.model import Model, build
+from experiments.model import Model, build, narrow
 from experiments.models.pytorch_weights import load_pytorch
 from experiments.provenance import provenance
 
@@ -92,7 +92,7 @@ def claim_workdir(experiment: Experiment) -> dict[str, Any]:
     """
     experiment.workdir.mkdir(parents=True, exist_ok=True)
     settings = {"config": experiment.name} | dataclasses.asdict(experiment.config)
-    settings |= {"workdir": None}
+    settings = json.loads(json.dumps(settings | {"workdir": None}))
     path = experiment.workdir / "settings.json"
     if not path.exists():
         write_json(path, {"settings": settings, "preset": experiment.preset, **provenance()})
@@ -119,9 +119,11 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Model, dict[str, Any]]:
             "expected a dense model to start from: --init=FILE.safetensors, or --dense_epochs=N; got neither"
         )
     dataset = load(config.dataset, config.data_dir).with_train_images(config.train_images)
-    model = build(config.model, config.seed)
     if config.init:
-        model = load_pytorch(config.model, config.init, model)
+        model = load_pytorch(config.model, config.init, build(config.model, config.seed))
+        model = narrow(config.model, model, config.units) if config.units else model
+    else:
+        model = build(config.model, config.seed, config.units)
     return dataset, model, claim_workdir(experiment)
 
 

@@ -82,7 +82,7 @@ def budget_of(config: Config, params: Any) -> jpq_jax.Budget:
 def stages_of(config: Config, params: Any, steps: int) -> list[Stage]:
     """The stages of a run. steps: optimizer steps in an epoch."""
     stages = []
-    if config.dense_epochs and not config.init:
+    if config.dense_epochs:
         peak, decay = config.dense_learning_rate, config.dense_epochs
         schedule = _schedule(peak, steps, decay * steps)
         stages.append(Stage("dense", decay, optax.chain(*_sgd(config, schedule))))
