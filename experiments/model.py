@@ -80,9 +80,7 @@ def narrow(name: ModelName, model: Model, units: Units) -> Model:
     params = narrowed(nnx.to_pure_dict(model.params), units)
     template = build(name, 0, units)
     leaves = jax.tree.leaves(params)
-    return template._replace(
-        params=jax.tree.unflatten(jax.tree.structure(template.params), leaves)
-    )
+    return template._replace(params=jax.tree.unflatten(jax.tree.structure(template.params), leaves))
 
 
 def accuracy(model: Model, variables: Any, dataset: Dataset, split: Split) -> float:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from jpq_jax.artifact.container import MAGIC
 from jpq_jax.artifact.file import write_whole
 from jpq_jax.vocabulary import PyTree, dequantize, leaves_with_paths
 
-_IN_FLAX = ("BF16",)  # that NumPy does not know by itself
+_LENGTH = 8  # bytes of a safetensors file that say how long its header is
 _DTYPES = {
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
@@ -48,12 +47,14 @@ class StoredLeaf:
       name: its name there.
       shape: of the array.
       dtype: of the array.
+      offset: of its first byte in the file.
     """
 
     path: Path
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    offset: int
 
     @property
     def size(self) -> int:
@@ -61,8 +62,12 @@ class StoredLeaf:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         del copy  # what was read is nobody else's
-        array = _read(self.path, [self.name])[self.name]
-        return array if dtype is None else array.astype(dtype)
+        # Not through a map of the file, whose pages would count as memory beside the array.
+        stored = self.dtype.newbyteorder("<")
+        array = np.fromfile(self.path, stored, self.size, offset=self.offset)
+        if array.size != self.size:
+            raise ValueError(f"{self.path}: leaf {self.name!r}: the file has become shorter")
+        return array.reshape(self.shape).astype(dtype or self.dtype, copy=False)
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, lazy: bool = False) -> PyTree:
@@ -83,48 +88,30 @@ def read_checkpoint(path: str | os.PathLike[str], *, lazy: bool = False) -> PyTr
         ours = file.read(len(MAGIC)) == MAGIC
     if ours:
         return dequantize(artifact.load(place).codes)
-    return _stored(place) if lazy else _read(place)
+    leaves = _stored(place)
+    return leaves if lazy else {name: np.asarray(leaf) for name, leaf in leaves.items()}
 
 
 def _stored(path: Path) -> dict[str, StoredLeaf]:
-    with _opened(path) as file:
-        leaves = {}
-        for name in file.keys():  # noqa: SIM118
-            part = file.get_slice(name)
-            dtype = _DTYPES.get(part.get_dtype())
-            if dtype is None:
-                raise ValueError(
-                    f"{path}: leaf {name!r}: got dtype {part.get_dtype()}, expected one of {', '.join(_DTYPES)}"
-                )
-            leaves[name] = StoredLeaf(path, name, tuple(part.get_shape()), np.dtype(dtype))
-        return leaves
-
-
-def _read(path: Path, names: list[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of these names, or all."""
-    with _opened(path) as file, safe_open(path, "flax") as in_flax:
-        return {
-            name: np.asarray(
-                (in_flax if _dtype_in(file, name) in _IN_FLAX else file).get_tensor(name)
-            )
-            for name in names or file.keys()
-        }
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
     """Raises ValueError, naming the path, for what is no safetensors file."""
     try:
-        with safe_open(path, "np") as file:
-            yield file
-    except (SafetensorError, KeyError, TypeError) as error:
+        with safe_open(path, "np"), path.open("rb") as file:  # which checks the header
+            length = int.from_bytes(file.read(_LENGTH), "little")
+            header = json.loads(file.read(length))
+    except SafetensorError as error:
         raise ValueError(
             f"{path}: neither a safetensors file, nor an orbax folder, nor a .jpq file: {error}"
         ) from error
-
-
-def _dtype_in(file: Any, name: str) -> str:
-    return file.get_slice(name).get_dtype()
+    leaves = {}
+    for name in sorted(header.keys() - {"__metadata__"}):
+        dtype, shape, (first, _) = (header[name][key] for key in ("dtype", "shape", "data_offsets"))
+        if dtype not in _DTYPES:
+            raise ValueError(
+                f"{path}: leaf {name!r}: got dtype {dtype}, expected one of {', '.join(_DTYPES)}"
+            )
+        offset = _LENGTH + length + first
+        leaves[name] = StoredLeaf(path, name, tuple(shape), np.dtype(_DTYPES[dtype]), offset)
+    return leaves
 
 
 def _read_orbax(path: Path) -> PyTree:

@@ -62,7 +62,7 @@ def largest_within(
 
     def tried(at: float) -> Tried:
         codes = codes_at(2.0**at)
-        return Tried(2.0**at, codes, artifact.leaf_bytes(codes, extras).nbytes)
+        return Tried(2.0**at, codes, artifact.file_bytes(codes, extras))
 
     low, at, high = prices
     found = tried(at)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import core as jax_core
 
 from jpq_jax.granularity import check_fits
@@ -284,6 +285,8 @@ def check_finite(path: str, leaf: Any) -> None:
     """Raises ValueError, naming the leaf, if it holds NaN or infinity; a traced leaf is let through."""
     if isinstance(leaf, jax_core.Tracer):
         return
-    wrong = int(jnp.sum(~jnp.isfinite(leaf)))
+    # NumPy needs no program for each shape.
+    finite = np.isfinite(leaf) if isinstance(leaf, np.ndarray) else jnp.isfinite(leaf)
+    wrong = int((~finite).sum())
     if wrong:
         raise ValueError(f"leaf {path!r}: got {wrong} NaN or infinite weights, expected none")

@@ -165,15 +165,16 @@ def _kernel(path: str, leaf: Any) -> _Kernel:
     return _Kernel(
         leaf,
         unit,
-        float(_sum_of_squares(weights, jnp.float32(1 / unit))) * unit**2,
+        _sum_of_squares(weights, unit) * unit**2,
         dtype_name(leaf),
         _outputs(path),
     )
 
 
-@jax.jit
-def _sum_of_squares(leaf: jax.Array, by: jax.Array) -> jax.Array:
-    return jnp.sum((leaf.astype(jnp.float32) * by) ** 2)
+def _sum_of_squares(weights: np.ndarray, unit: float) -> float:
+    """In that unit."""
+    scaled = (part.astype(np.float32) / np.float32(unit) for part in parts_of(weights))
+    return sum(float(np.vdot(part, part)) for part in scaled)
 
 
 def _outputs(path: str) -> int:

@@ -15,7 +15,7 @@ tables = st.lists(st.integers(0, 2**38 // 40), min_size=1, max_size=40).filter(a
 
 @given(tables)
 def test_tables_are_whole_and_exact(weights: list[int]):
-    table = table_of(np.array(weights, np.int64))
+    table = table_of(np.array(weights, np.int64)).beyond + 1
     assert table.sum() == TOTAL
     assert table.min() >= 1
     ideal = np.array(weights) / sum(weights) * TOTAL
@@ -68,7 +68,8 @@ def test_the_coder_uses_exactly_the_integer_frequencies(seed: int):
     writer = Writer()
     for symbols, table in parts:
         writer.write(symbols, table)
-    assert writer.finish() == reference_bytes(parts)
+    frequencies = [(symbols, table.beyond + 1) for symbols, table in parts]
+    assert writer.finish() == reference_bytes(frequencies)
 
 
 @settings(deadline=None)
@@ -102,6 +103,29 @@ def test_small_numbers_are_short():
 def test_a_number_too_long_is_refused():
     with pytest.raises(ValueError, match="expected at most 64 bits"):
         Writer().write_number(2**64)
+
+
+@settings(deadline=None)
+@given(tables, st.lists(st.integers(0, 39), max_size=60))
+def test_the_length_is_that_of_the_frequencies(weights: list[int], symbols: list[int]):
+    table, own = table_of(np.array(weights, np.int64)), [s % len(weights) for s in symbols]
+    writer = Writer()
+    writer.write(np.array(own, np.int64), table)
+    expected = sum(24 - np.log2(table.beyond[symbol] + 1) for symbol in own)
+    assert writer.bits == pytest.approx(expected, abs=1e-9)
+    assert writer.bits == pytest.approx(expected, abs=1e-9)  # asked for twice
+
+
+def test_a_copy_of_a_reader_goes_on_by_itself():
+    writer = Writer()
+    for number in (7, 300, 70_000):
+        writer.write_number(number)
+    reader = Reader(writer.finish())
+    assert reader.read_number() == 7
+    other = reader.copy()
+    assert [reader.read_number() for _ in range(2)] == [300, 70_000]
+    assert [other.read_number() for _ in range(2)] == [300, 70_000]
+    other.finish()
 
 
 def test_what_was_not_read_is_noticed():

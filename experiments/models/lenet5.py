@@ -10,7 +10,6 @@ from flax import nnx
 
 from experiments.models.convolution import valid_convolution
 
-
 Units = tuple[int, int, int]
 """Channels of the two convolutions, and units of the hidden layer."""
 

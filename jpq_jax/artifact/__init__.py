@@ -11,9 +11,20 @@ from jpq_jax.artifact.file import Artifact as Artifact
 from jpq_jax.artifact.file import Sizes as Sizes
 from jpq_jax.artifact.file import decode as decode
 from jpq_jax.artifact.file import encode as encode
+from jpq_jax.artifact.file import file_bytes as file_bytes
 from jpq_jax.artifact.file import leaf_bytes as leaf_bytes
 from jpq_jax.artifact.file import load as load
 from jpq_jax.artifact.file import save as save
 from jpq_jax.artifact.lazy import LazyArtifact as LazyArtifact
 
-__all__ = ["Artifact", "LazyArtifact", "Sizes", "decode", "encode", "leaf_bytes", "load", "save"]
+__all__ = [
+    "Artifact",
+    "LazyArtifact",
+    "Sizes",
+    "decode",
+    "encode",
+    "file_bytes",
+    "leaf_bytes",
+    "load",
+    "save",
+]

@@ -22,7 +22,7 @@ CLASSES = 128
 _MIDDLE = CLASSES // 2  # the class of exponent 0
 _WIDEST = 2**8  # exponents of lines lie below
 _SHORTEST = 4  # a line that is worth an exponent of its own, in weights
-_SAMPLE = 2**22  # codes of a leaf that are looked at to choose
+_SAMPLE = 2**20  # codes of a leaf that are looked at to choose
 _LINE_BITS = 24.0  # about what the range of a line's exponents takes
 
 Lines = NDArray[np.int32]
@@ -173,7 +173,7 @@ def best_activity(numbers: NDArray[np.integer]) -> Activity:
 class _Nonzeros(NamedTuple):
     """Attributes:
     place: their indices, for each axis.
-    symbols: whole numbers from 0 on, one for each value.
+    symbols: whole numbers from 0 on, one for each value that there is.
     each: how many each of them stands for.
     """
 
@@ -189,8 +189,10 @@ def _sample(numbers: NDArray[np.integer]) -> _Nonzeros:
     found = np.flatnonzero(flat[::each]) * each
     if not found.size:
         found, each = np.flatnonzero(flat), 1
-    symbols = flat[found].astype(np.int64)
-    return _Nonzeros(np.unravel_index(found, numbers.shape), symbols - symbols.min(), each)
+    values = flat[found].astype(np.int64)
+    values -= values.min()
+    rank = np.cumsum(np.bincount(values, minlength=1) > 0) - 1
+    return _Nonzeros(np.unravel_index(found, numbers.shape), rank[values], each)
 
 
 def _code_length(activity: Activity, some: _Nonzeros) -> float:
@@ -201,17 +203,15 @@ def _code_length(activity: Activity, some: _Nonzeros) -> float:
     for exponents, alive, index in zip(activity.lines, activity.alive, some.place, strict=True):
         if exponents is not None:
             exponent += exponents[index]
-            told = np.where(alive, exponents, -_WIDEST)
-            bits += _entropy_bits(np.unique(told, return_counts=True)[1]) + _LINE_BITS
+            told = np.where(alive, exponents + _WIDEST, 0)
+            bits += float(_entropy_bits(np.bincount(told))) + _LINE_BITS
     width = int(symbols.max(initial=0)) + 1
     joint = np.bincount(
         class_of(exponent).astype(np.int64) * width + symbols, minlength=CLASSES * width
     )
     joint = joint.reshape(CLASSES, width) * some.each
     zeros = np.maximum(_weights_of_classes(activity) - joint.sum(axis=1), 0)
-    return bits + sum(
-        _entropy_bits(np.append(row, empty)) for row, empty in zip(joint, zeros, strict=True)
-    )
+    return bits + float(_entropy_bits(np.column_stack([joint, zeros])).sum())
 
 
 def _weights_of_classes(activity: Activity) -> NDArray[np.int64]:
@@ -232,10 +232,13 @@ def _weights_of_classes(activity: Activity) -> NDArray[np.int64]:
     return weights
 
 
-def _entropy_bits(counts: NDArray[np.integer]) -> float:
-    """Of symbols that occur so often, with what it takes to learn how often (Rissanen, 1984)."""
-    present = counts[counts > 0].astype(np.float64)
-    if present.size < 2:
-        return 0.0
-    total = present.sum()
-    return float(present @ np.log2(total / present)) + (present.size - 1) / 2 * math.log2(total)
+def _entropy_bits(counts: NDArray[np.integer]) -> NDArray[np.float64]:
+    """[...] of symbols that occur so often, [..., symbols], with what it takes to learn how often (Rissanen, 1984)."""
+    total = counts.sum(axis=-1)
+    learned = np.maximum(np.count_nonzero(counts, axis=-1) - 1, 0) / 2
+    return (total + learned) * _log2(total) - (counts * _log2(counts)).sum(axis=-1)
+
+
+def _log2(counts: NDArray[np.integer]) -> NDArray[np.float64]:
+    """0 for 0."""
+    return np.log2(np.maximum(counts, 1))

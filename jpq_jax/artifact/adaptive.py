@@ -29,6 +29,7 @@ class Learner:
     def __init__(self, prior: NDArray[np.int64]) -> None:
         """prior: [symbols], weights >= 1; `SYMBOL` is what a symbol seen counts."""
         self.weights = prior.astype(np.int64)
+        self._total = int(self.weights.sum())
         self._seen = 0
 
     def write(self, writer: Writer, symbols: NDArray[np.integer]) -> None:
@@ -53,7 +54,8 @@ class Learner:
             start = end
 
     def _table(self) -> Table:
-        return table_of(self.weights)
+        return table_of(self.weights, self._total)
 
     def _learn(self, run: NDArray[np.integer]) -> None:
         self.weights += SYMBOL * np.bincount(run, minlength=self.weights.size)
+        self._total += SYMBOL * run.size

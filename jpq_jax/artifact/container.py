@@ -27,15 +27,21 @@ _LONGEST_VARINT = 9  # bytes
 class Packed(NamedTuple):
     """Attributes:
     data: the bytes of a file.
-    leaf_bytes: of it, what each leaf takes, in order. Streams are shared: bits are rounded so that they sum to whole bytes.
+    leaf_bytes: of it, what each leaf takes, in order, if that was asked for. Streams are shared: bits are rounded so that they
+      sum to whole bytes.
     """
 
     data: bytes
     leaf_bytes: list[int]
 
 
-def pack(tree: Mapping[Path, Any], extras: Extras | None) -> Packed:
+def pack(tree: Mapping[Path, Any], extras: Extras | None, *, by_leaf: bool = False) -> Packed:
     """The bytes of a file with these leaves, sorted by path; the same in every process.
+
+    Args:
+      tree: the leaves.
+      extras: see `artifact.save`.
+      by_leaf: whether to say what each leaf takes.
 
     Raises:
       TypeError, ValueError: for leaves or extras that cannot be stored.
@@ -51,7 +57,7 @@ def pack(tree: Mapping[Path, Any], extras: Extras | None) -> Packed:
             write_header(writer, records, extras)
             for block in reversed(coded):
                 writer.write_number(len(block.stream))
-        coded.append(_write_block(writer, records[start:end], values[start:end]))
+        coded.append(_write_block(writer, records[start:end], values[start:end], by_leaf))
     coded.reverse()
     body = b"".join(
         [_varint(len(coded[0].stream)), *(part for block in coded for part in block[:2])]
@@ -85,11 +91,7 @@ def unpack(data: bytes) -> Contents:
 
     def read(block: int) -> Iterator[Any]:
         at = ends[block] + lengths[block]
-        stream = Reader(data[ends[block] : at])
-        if block == 0:  # behind the header
-            read_header(stream, len(data))
-            for _ in blocks[1:]:
-                stream.read_number()
+        stream = Reader(data[ends[block] : at]) if block else reader.copy()  # behind the header
         return _read_block(stream, records[slice(*blocks[block])], data[at : ends[block + 1]])
 
     return Contents(records, extras, blocks, read)
@@ -112,14 +114,19 @@ class _Block(NamedTuple):
     leaf_bytes: list[int]
 
 
-def _write_block(writer: Writer, records: Sequence[Record], values: Sequence[Any]) -> _Block:
-    stored, bits = [], [writer.bits]
+def _write_block(
+    writer: Writer, records: Sequence[Record], values: Sequence[Any], by_leaf: bool
+) -> _Block:
+    def bits_so_far() -> float:
+        return writer.bits if by_leaf else 0.0
+
+    stored, bits = [], [bits_so_far()]
     for record, value in zip(records, values, strict=True):
         if record.form == Form.ARRAY:
             stored.append(leaves.array_bytes(value))
         else:
             leaves.write_leaf(writer, value)
-        bits.append(writer.bits)
+        bits.append(bits_so_far())
     stream = writer.finish()
     ends = [int(part / max(bits[-1], 1) * len(stream)) for part in bits]
     sizes = [

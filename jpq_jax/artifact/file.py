@@ -119,6 +119,11 @@ def decode(data: bytes, like: PyTree | None = None, source: str = "<bytes>") -> 
     return Artifact(codes, extras, len(data))
 
 
+def file_bytes(codes: PyTree, extras: Extras | None = None) -> int:
+    """The size of what `save` would write, also where it would refuse to: see `leaf_bytes`."""
+    return len(container.pack(tree.flatten(validate(codes)), extras).data)
+
+
 def leaf_bytes(codes: PyTree, extras: Extras | None = None) -> Sizes:
     """What `save` would write for each leaf, and for the container around them.
 
@@ -126,7 +131,7 @@ def leaf_bytes(codes: PyTree, extras: Extras | None = None) -> Sizes:
       TypeError, ValueError: as `encode` does, but not for a file too small for what it claims.
     """
     by_path = tree.flatten(validate(codes))
-    packed = container.pack(by_path, extras)
+    packed = container.pack(by_path, extras, by_leaf=True)
     leaves = list(zip(map(path_name, by_path), packed.leaf_bytes, strict=True))
     return Sizes(leaves, len(packed.data) - sum(packed.leaf_bytes), len(packed.data))
 

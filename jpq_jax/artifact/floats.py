@@ -25,6 +25,7 @@ _BYTE = uniform(256)
 _DIGITS = 23  # binary ones of a float32 after the first
 _TOP = 255  # exponent field of what is not finite
 _AT_A_TIME = 8  # digits
+_SIGN_AND_EXPONENT, _OVERHEAD = 9, 64  # bits at most, about
 _MULTIPLES, _ROUNDED = 0, 1
 
 Floats = NDArray[np.float32]
@@ -64,27 +65,30 @@ def is_short(array: NDArray[Any]) -> bool:
     floats = array.astype(np.float32)
     if not np.isfinite(floats).all():
         return False
-    if _digits_of(floats) == _digits_held(array.dtype) and multiples_in(floats) is None:
+    digits = _digits_of(floats)
+    if (_SIGN_AND_EXPONENT + digits) * floats.size + _OVERHEAD < 8 * array.nbytes:
+        return True  # without a trial
+    if digits == _digits_held(array.dtype) and multiples_in(floats) is None:
         return False
-    writer = Writer()
-    write_array(writer, floats)
-    return writer.bits < 8 * array.nbytes
+    return _shorter(floats).bits < 8 * array.nbytes
 
 
 def write_array(writer: Writer, floats: Floats) -> None:
     """Finite ones of any shape, in the shorter of two ways."""
-    multiples = multiples_in(floats)
+    writer.extend(_shorter(floats))
+
+
+def _shorter(floats: Floats) -> Writer:
     rounded = Writer()
+    rounded.write_number(_ROUNDED)
     _write_rounded(rounded, floats)
-    if multiples is not None:
-        trial = Writer()
-        _write_multiples(trial, multiples)
-        if trial.bits < rounded.bits:
-            writer.write_number(_MULTIPLES)
-            _write_multiples(writer, multiples)
-            return
-    writer.write_number(_ROUNDED)
-    _write_rounded(writer, floats)
+    multiples = multiples_in(floats)
+    if multiples is None:
+        return rounded
+    whole = Writer()
+    whole.write_number(_MULTIPLES)
+    _write_multiples(whole, multiples)
+    return min(rounded, whole, key=lambda writer: writer.bits)
 
 
 def read_array(reader: Reader, shape: tuple[int, ...]) -> Floats:

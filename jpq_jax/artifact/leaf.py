@@ -111,7 +111,9 @@ def _write_codes(writer: Writer, leaf: Codes) -> None:
     write_values(writer, values)
     if leaf.scale is not None:
         write_floats(writer, np.asarray(leaf.scale))
-    write_numbers(writer, looked_up(values.numbers, code), values.low, values.high)
+    is_narrow = max(-values.low, values.high) < 2**7
+    table = values.numbers.astype(np.int8) if is_narrow else values.numbers
+    write_numbers(writer, looked_up(table, code), values.low, values.high)
 
 
 def _read_codes(reader: Reader, record: Record) -> Codes:
@@ -133,11 +135,9 @@ def _read_codes(reader: Reader, record: Record) -> Codes:
     )
 
 
-def looked_up(
-    table: NDArray[np.int16], indices: NDArray[np.integer], first: int = 0
-) -> NDArray[np.int16]:
+def looked_up(table: NDArray[Any], indices: NDArray[np.integer], first: int = 0) -> NDArray[Any]:
     """table[indices - first], part by part: NumPy makes 8 bytes of an index."""
-    found = np.empty(indices.shape, np.int16)
+    found = np.empty(indices.shape, table.dtype)
     for part, out in zip(parts_of(indices), parts_of(found), strict=True):
         out[:] = table[part.astype(np.intp) - first]
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from jpq_jax.artifact.activity import (
 from jpq_jax.artifact.adaptive import SYMBOL, Learner
 from jpq_jax.artifact.stream import Reader, Writer
 
-_SLAB = 2**22  # weights that are looked at together
+_SLAB = 2**20  # weights that are looked at together
 _PRIOR = 64  # symbols that the expectation of a class counts as much as
 _POINT = 30  # binary digits of fixed-point fractions
 
@@ -37,11 +38,11 @@ def write_numbers(writer: Writer, numbers: NDArray[np.integer], low: int, high: 
         return
     activity = best_activity(numbers)
     write_activity(writer, activity)
-    alive = _living(numbers, activity)
+    living = _Living(numbers, activity)
     coder = _ClassCoder(activity, low, high)
     for start, end in coder.slabs():
         order, bounds = coder.order(start, end)
-        symbols = alive[start:end].ravel()[order].astype(np.int32) - low
+        symbols = living.get(start, end)[order].astype(np.int32) - low
         for learner, first, last in coder.learners(bounds):
             learner.write(writer, symbols[first:last])
 
@@ -57,15 +58,14 @@ def read_numbers(reader: Reader, shape: tuple[int, ...], low: int, high: int) ->
     if not numbers.size:
         raise ValueError("numbers of an empty leaf")
     activity = read_activity(reader, numbers.shape)
+    living = _Living(numbers, activity)
     coder = _ClassCoder(activity, low, high)
-    alive = np.empty((coder.rows.size, coder.columns.size), np.int16)
     for start, end in coder.slabs():
         order, bounds = coder.order(start, end)
-        symbols = np.empty(order.size, np.int16)
+        found = np.empty(order.size, np.int16)
         for learner, first, last in coder.learners(bounds):
-            symbols[first:last] = learner.read(reader, last - first)
-        alive[start:end].ravel()[order] = symbols + low
-    _set_living(numbers, activity, alive)
+            found[order[first:last]] = learner.read(reader, last - first) + low
+        living.set(start, end, found)
     return numbers.reshape(shape)
 
 
@@ -121,14 +121,21 @@ def _expected(exponent: int, low: int, high: int) -> NDArray[np.int64]:
     return np.array(weights, np.int64)
 
 
-def _living(numbers: NDArray[np.integer], activity: Activity) -> NDArray[np.integer]:
-    """[rows, columns] of the weights on living lines."""
-    rows = living_rows(activity)
-    matrix = numbers.reshape(rows.size, -1)
-    columns = activity.alive[-1]
-    return matrix if rows.all() and columns.all() else matrix[np.ix_(rows, columns)]
+class _Living:
+    """The weights on living lines as a matrix, slab by slab of its rows: a view of all."""
 
+    def __init__(self, numbers: NDArray[Any], activity: Activity) -> None:
+        self._rows = np.flatnonzero(living_rows(activity))
+        self._columns = np.flatnonzero(activity.alive[-1])
+        self._matrix = numbers.reshape(-1, numbers.shape[-1])
 
-def _set_living(numbers: NDArray[np.int16], activity: Activity, alive: NDArray[np.int16]) -> None:
-    rows = living_rows(activity)
-    numbers.reshape(rows.size, -1)[np.ix_(rows, activity.alive[-1])] = alive
+    def get(self, start: int, end: int) -> NDArray[Any]:
+        """In one row."""
+        return self._matrix[self._slab(start, end)].ravel()
+
+    def set(self, start: int, end: int, to: NDArray[Any]) -> None:
+        slab = self._slab(start, end)
+        self._matrix[slab] = to.reshape(end - start, -1)
+
+    def _slab(self, start: int, end: int) -> tuple[NDArray[np.intp], ...]:
+        return np.ix_(self._rows[start:end], self._columns)

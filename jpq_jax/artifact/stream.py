@@ -22,18 +22,48 @@ _DIGITS = 8  # bits of a number that are coded at a time
 _LONGEST = 64  # bits of a number
 
 Symbols = NDArray[np.int32]
-Table = NDArray[np.int64]
 
 
-def table_of(weights: NDArray[np.int64]) -> Table:
-    """Frequencies in proportion to weights >= 0, not all 0, each at least 1, in integer arithmetic only.
+class Table:
+    """Frequencies of symbols, each at least 1, `TOTAL` in all."""
 
-    weights: [symbols], of a sum below 2**39.
+    def __init__(self, beyond: NDArray[np.int64]) -> None:
+        """beyond: [symbols], of each frequency what it is beyond 1."""
+        self.beyond = beyond
+
+    @property
+    def size(self) -> int:
+        return self.beyond.size
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The coder's, that gives each of at least two symbols exactly its frequency.
+
+        constriction gives n symbols 1 each, and shares the other 2**24 - n out by the cumulative
+        weights, scaled to that sum. Weights of frequency - 1 have it already, so the scale is 1 and
+        every float on the way is an integer: nothing is rounded, on any machine.
+        """
+        return _stream.model.Categorical(self.beyond.astype(np.float64), perfect=False)
+
+    def bits(self, symbols: NDArray[np.integer]) -> float:
+        """Their ideal length."""
+        if symbols.size < self.size:
+            return PRECISION * symbols.size - float(np.log2(self.beyond[symbols] + 1).sum())
+        counts = np.bincount(symbols, minlength=self.size)
+        return float(counts @ (PRECISION - np.log2(self.beyond + 1)))
+
+
+def table_of(weights: NDArray[np.int64], total: int | None = None) -> Table:
+    """Frequencies in proportion to weights >= 0, not all 0, in integer arithmetic only.
+
+    Args:
+      weights: [symbols], of a sum below 2**39.
+      total: the sum, where it is known.
     """
     spare = TOTAL - weights.size
-    table = 1 + weights * spare // weights.sum()
-    table[weights.argmax()] += TOTAL - table.sum()
-    return table
+    beyond = weights * spare // (weights.sum() if total is None else total)
+    beyond[weights.argmax()] += spare - np.add.reduce(beyond)
+    return Table(beyond)
 
 
 @functools.cache
@@ -47,15 +77,24 @@ class Writer:
 
     def __init__(self) -> None:
         self._parts: list[tuple[NDArray[np.integer], Table]] = []
-        self.bits = 0.0
+        self._bits, self._counted = 0.0, 0
+
+    @property
+    def bits(self) -> float:
         """The ideal length of what was written so far."""
+        for symbols, table in self._parts[self._counted :]:
+            self._bits += table.bits(symbols)
+        self._counted = len(self._parts)
+        return self._bits
 
     def write(self, symbols: NDArray[np.integer], table: Table) -> None:
         """symbols: [n] integers from 0 to table.size - 1."""
         # Held until the end, and so in as few bytes as they need.
-        self._parts.append((np.ascontiguousarray(symbols, _narrowest(table.size)), table))
-        counts = np.bincount(symbols, minlength=table.size)
-        self.bits += float(counts @ (PRECISION - np.log2(table)))
+        self._parts.append((symbols.astype(_narrowest(table.size)), table))
+
+    def extend(self, other: Writer) -> None:
+        """By all that was written there."""
+        self._parts += other._parts
 
     def write_number(self, value: int) -> None:
         """An integer from 0 to 2**64 - 1, the smaller the shorter: its length in bits, and the bits after the first."""
@@ -70,7 +109,7 @@ class Writer:
         coder = _stream.stack.AnsCoder()
         for symbols, table in reversed(self._parts):
             if table.size > 1:
-                coder.encode_reverse(symbols.astype(np.int32), model_of(table))
+                coder.encode_reverse(symbols.astype(np.int32), table.model)
         return coder.get_compressed().astype(_WORD).tobytes().rstrip(b"\0")
 
 
@@ -87,18 +126,24 @@ class Reader:
         words = np.frombuffer(data + bytes(-len(data) % _WORD.itemsize), _WORD)
         self._coder = _stream.stack.AnsCoder(words.astype(np.uint32))
 
+    def copy(self) -> Reader:
+        """One that goes on from here, too."""
+        other = Reader(b"")
+        other._coder = self._coder.clone()
+        return other
+
     def read(self, count: int, table: Table) -> Symbols:
         """[count] symbols. Whatever the stream holds, they come: bound their number first, and `finish`."""
         if table.size < 2:
             return np.zeros(count, np.int32)
-        return self._coder.decode(model_of(table), count)
+        return self._coder.decode(table.model, count)
 
     def read_number(self) -> int:
-        length = int(self.read(1, _LENGTHS)[0])
+        length = self._coder.decode(_LENGTHS.model)
         value = 1 if length else 0
         for _, width in _digits(length):
-            value = value << width | int(self.read(1, uniform(2**width))[0])
-        return value
+            value = value << width | self._coder.decode(uniform(2**width).model)
+        return int(value)
 
     def finish(self) -> None:
         """Raises ValueError if more was written than read."""
@@ -115,20 +160,11 @@ def read_signed(reader: Reader) -> int:
     return value // 2 if value % 2 == 0 else -(value + 1) // 2
 
 
+@functools.cache
 def _digits(length: int) -> list[tuple[int, int]]:
     """The bits after a number's first, from the highest: by how much each part is shifted, and its width."""
     ends = range(max(length - 1, 0), 0, -_DIGITS)
     return [(max(end - _DIGITS, 0), min(end, _DIGITS)) for end in ends]
-
-
-def model_of(table: Table) -> Any:
-    """The model that gives each symbol exactly its frequency, all >= 1 and at least two of them.
-
-    constriction gives n symbols 1 each, and shares the other 2**24 - n out by the cumulative
-    weights, scaled to that sum. Weights of frequency - 1 have it already, so the scale is 1 and
-    every float on the way is an integer: nothing is rounded, on any machine.
-    """
-    return _stream.model.Categorical((table - 1).astype(np.float64), perfect=False)
 
 
 # Of a number's length in bits: half as likely for every two bits more.

@@ -8,7 +8,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from jpq_jax.artifact.stream import TOTAL, model_of
+from jpq_jax.artifact.stream import TOTAL, Table
 
 _stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]: no stubs
 
@@ -30,7 +30,7 @@ def decode(words: NDArray[np.uint32], table: NDArray[np.int64], count: int) -> N
             raise ValueError(f"got {words.size} coded words for less than two distinct symbols")
         return np.repeat(present, count)
     coder = _stream.stack.AnsCoder(words)
-    model = model_of(table[present])
+    model = Table(table[present] - 1).model
     symbols = np.empty(count, np.int16)
     for start in range(0, count, _CHUNK):
         chunk = symbols[start : start + _CHUNK]
