@@ -55,6 +55,10 @@ class Config:
     """Images per step."""
     shift: int = 0
     """Random shifts of the training images, in pixels."""
+    turn: float = 0.0
+    """Random rotations of the training images, in degrees."""
+    zoom: float = 0.0
+    """Random stretching and shrinking of their axes, by up to this share."""
     flip: bool = False
     """Mirror half of the training images."""
     whole_epoch: bool = True
@@ -130,6 +134,8 @@ class Config:
                 "batches no larger than the data",
             ),
             (0 <= self.shift <= 8, "a shift of 0 to 8 pixels"),
+            (0 <= self.turn <= 180, "a turn of 0 to 180 degrees"),
+            (0 <= self.zoom <= 1, "a zoom of 0 to 1"),
             (self.rho > 0, "a positive rho"),
             (0 <= self.distill <= 1, "a share of distillation from 0 to 1"),
             (self.pull >= 0, "a pull of at least 0"),

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import jpq_jax
 from experiments import checkpoints
 from experiments.config import Config
-from experiments.data import Dataset, normalize, random_flip, random_shift
+from experiments.data import Dataset, normalize, random_flip, random_shift, random_turn
 from experiments.model import Model, accuracy, joined
 from jpq_jax.plan import capacity, compressed_leaves
 
@@ -226,6 +226,8 @@ def _loss_function(
 
 
 def _augmented(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
+    if config.turn or config.zoom:
+        images = random_turn(jax.random.fold_in(key, 2), images, config.turn, config.zoom)
     if config.shift:
         images = random_shift(key, images, config.shift)
     if config.flip:

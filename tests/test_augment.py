@@ -53,6 +53,44 @@ def test_random_shift_refuses_negative_pixels():
         data.random_shift(jax.random.key(0), jnp.zeros((1, 4, 4, 1), jnp.uint8), -1)
 
 
+def turned_by_hand(image, angle, stretch):
+    """By loops, in float64."""
+    height, width, channels = image.shape
+    out = np.zeros(image.shape)
+    for row, column, channel in np.ndindex(height, width, channels):
+        y = (row - (height - 1) / 2) / np.exp(stretch[0])
+        x = (column - (width - 1) / 2) / np.exp(stretch[1])
+        down = np.cos(angle) * y - np.sin(angle) * x + (height - 1) / 2
+        right = np.sin(angle) * y + np.cos(angle) * x + (width - 1) / 2
+        for i, j in np.ndindex(2, 2):
+            at = int(np.floor(down)) + i, int(np.floor(right)) + j
+            if 0 <= at[0] < height and 0 <= at[1] < width:
+                share = (1 - abs(down - at[0])) * (1 - abs(right - at[1]))
+                out[row, column, channel] += share * image[(*at, channel)]
+    return out
+
+
+def test_random_turn_is_a_rotation_and_a_stretch():
+    images = random_images(9, 8, (9, 8, 2))
+    got = data.random_turn(jax.random.key(3), jnp.asarray(images), 30.0, 0.2)
+    assert got.dtype == jnp.uint8
+    drawn = np.asarray(jax.random.uniform(jax.random.key(3), (8, 3), minval=-1, maxval=1), float)
+    drawn *= [np.deg2rad(30), np.log(1.2), np.log(1.2)]
+    for image, changed, of_image in zip(images, np.asarray(got), drawn, strict=True):
+        expected = turned_by_hand(image, of_image[0], of_image[1:])
+        np.testing.assert_allclose(changed, expected, atol=0.51)
+
+
+def test_random_turn_by_nothing_is_the_identity():
+    images = jnp.asarray(random_images(5, 20))
+    np.testing.assert_array_equal(data.random_turn(jax.random.key(0), images, 0.0, 0.0), images)
+
+
+def test_random_turn_refuses_negative_angles():
+    with pytest.raises(ValueError, match="negative, got -1"):
+        data.random_turn(jax.random.key(0), jnp.zeros((1, 4, 4, 1), jnp.uint8), -1, 0)
+
+
 def test_random_flip_mirrors_half():
     images = random_images(6, 200, (8, 8, 3))
     changed = np.asarray(jax.jit(data.random_flip)(jax.random.key(0), jnp.asarray(images)))
@@ -63,7 +101,12 @@ def test_random_flip_mirrors_half():
 
 
 @pytest.mark.parametrize(
-    "change", [data.random_flip, lambda key, images: data.random_shift(key, images, 4)]
+    "change",
+    [
+        data.random_flip,
+        lambda key, images: data.random_shift(key, images, 4),
+        lambda key, images: data.random_turn(key, images, 10.0, 0.1),
+    ],
 )
 def test_the_key_decides(change):
     images = jnp.asarray(random_images(7, 64))
