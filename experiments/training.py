@@ -132,7 +132,7 @@ def _fine_tuning(config: Config, steps: int) -> optax.GradientTransformationExtr
     total = config.finetune_epochs * steps
     schedule = _schedule(config.finetune_learning_rate, 0, total)
     inner = optax.chain(*_sgd(config, schedule), jpq_jax.mask_updates())
-    return jpq_jax.latent(inner, jpq_jax.held(1), every=max(steps // _REFITS, 1))
+    return jpq_jax.latent(inner, jpq_jax.clustering(1), every=max(steps // _REFITS, 1))
 
 
 def _schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
@@ -311,7 +311,7 @@ def _begin(stage: Stage, before: Snapshot) -> Snapshot:
     if bits is None:  # the joint method's params need not keep to the budget between two plans
         params = jpq_jax.dequantize(jpq_jax.finalize(params, before.opt_state))
         bits = optax.tree.get(before.opt_state, "joint_leaf_bits")
-    opt_state = optax.tree.set(stage.optimizer.init(params), held_bits=_kept(bits))
+    opt_state = optax.tree.set(stage.optimizer.init(params), clustered_bits=_kept(bits))
     return before._replace(params=_kept(params), opt_state=opt_state)
 
 

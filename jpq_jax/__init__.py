@@ -14,11 +14,12 @@ from jpq_jax.granularity import Element as Element
 from jpq_jax.granularity import NofM as NofM
 from jpq_jax.plan import plan_leaves as plan_leaves
 from jpq_jax.post_training import compress as compress
-from jpq_jax.projection.held import held as held
+from jpq_jax.projection.clustering import clustering as clustering
 from jpq_jax.projection.joint import JointPlan as JointPlan
 from jpq_jax.projection.joint import joint as joint
 from jpq_jax.projection.joint import project as project
 from jpq_jax.projection.planner import Planner as Planner
+from jpq_jax.projection.pruning import pruning as pruning
 from jpq_jax.projection.published import project_alternating as project_alternating
 from jpq_jax.rate import account as account
 from jpq_jax.rate import paper_ratio as paper_ratio
@@ -29,11 +30,17 @@ from jpq_jax.transforms.admm import AdmmState as AdmmState
 from jpq_jax.transforms.admm import admm as admm
 from jpq_jax.transforms.clustering import ClusterState as ClusterState
 from jpq_jax.transforms.clustering import cluster_updates as cluster_updates
+from jpq_jax.transforms.freezing import FreezeState as FreezeState
+from jpq_jax.transforms.freezing import freeze_shares as freeze_shares
 from jpq_jax.transforms.latent import LatentState as LatentState
 from jpq_jax.transforms.latent import latent as latent
 from jpq_jax.transforms.masking import mask_updates as mask_updates
 from jpq_jax.transforms.projecting import ProjectState as ProjectState
 from jpq_jax.transforms.projecting import project_params as project_params
+from jpq_jax.transforms.splitting import Residuals as Residuals
+from jpq_jax.transforms.splitting import SplitState as SplitState
+from jpq_jax.transforms.splitting import admm_to as admm_to
+from jpq_jax.transforms.splitting import has_converged as has_converged
 from jpq_jax.vocabulary import Budget as Budget
 from jpq_jax.vocabulary import Codes as Codes
 from jpq_jax.vocabulary import LeafPlan as LeafPlan
@@ -50,23 +57,29 @@ __all__ = [
     "ClusterState",
     "Codes",
     "Element",
+    "FreezeState",
     "JointPlan",
     "LatentState",
     "LeafPlan",
     "NofM",
     "Planner",
     "ProjectState",
+    "Residuals",
+    "SplitState",
     "Treatment",
     "account",
     "admm",
+    "admm_to",
     "artifact",
     "cluster_updates",
+    "clustering",
     "compare",
     "compress",
     "dequantize",
     "diagonal_fisher",
     "finalize",
-    "held",
+    "freeze_shares",
+    "has_converged",
     "inspect",
     "joint",
     "latent",
@@ -77,6 +90,7 @@ __all__ = [
     "project",
     "project_alternating",
     "project_params",
+    "pruning",
     "rate_bits",
     "read_checkpoint",
     "validate",

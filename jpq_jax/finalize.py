@@ -31,7 +31,8 @@ def finalize(
 
     For each `AdmmState` in `state`, its leaves are sparsified at its bit-widths (0-1 knapsack, exact in the
     budget) and quantized by k-means at the same bit-widths, as the published evaluation does. For each
-    `LatentState` its latents, and for each `ProjectState` the params, are coded by its plan. A value that no weight
+    `LatentState` its latents, and for each `ProjectState`, `SplitState` and `FreezeState` the params, are coded by
+    its plan. A value that no weight
     takes is dropped, so the result may use less than the budget, and never uses more. For a budget in bytes, the
     lowest price of a bit is searched at which `artifact.encode` keeps to it.
 
@@ -41,8 +42,8 @@ def finalize(
       file: from the result to the tree that will be saved, where a budget is in bytes and there is more to save.
 
     Returns:
-      The compressed tree: `params` with `Codes` in place of the compressed leaves; with a budget in bytes, those that may
-      lose digits are rounded. Traced, it is only about as large as a budget in bytes.
+      The compressed tree: `params` with `Codes` in place of the compressed leaves, after pruning alone with zeros in their
+      arrays; with a budget in bytes, those that may lose digits are rounded. Traced, it is only about as large as a budget in bytes.
 
     Raises:
       ValueError: no such state in `state`, one that does not fit the params or, unless traced, has seen no update,
@@ -51,7 +52,7 @@ def finalize(
     admm, planned = _of_kind(state, "AdmmState"), _planned(params, state)
     if not admm and not planned:
         raise ValueError(
-            "finalize: found no AdmmState, LatentState or ProjectState in the optimizer's state, expected one"
+            "finalize: found no state of admm, admm_to, latent, project_params or freeze_shares in the optimizer's, expected one"
         )
     published: dict[str, Any] = {}
     for admm_state in admm:
@@ -98,6 +99,14 @@ def _planned(params: PyTree, state: Any) -> list[_Part]:
         _check_planned(project_state.project_count)
         leaves = _fitting(params, project_state.project_leaves, of_shape=False)
         parts.append(_Part(leaves, _plain(project_state.project_plan), None))
+    for split_state in _of_kind(state, "SplitState"):
+        _check_planned(split_state.split_count)
+        leaves = _fitting(params, split_state.split_target)
+        parts.append(_Part(leaves, _plain(split_state.split_plan), None))
+    for freeze_state in _of_kind(state, "FreezeState"):
+        _check_planned(freeze_state.freeze_count)
+        leaves = _fitting(params, freeze_state.frozen)
+        parts.append(_Part(leaves, _plain(freeze_state.freeze_plan), None))
     return parts
 
 

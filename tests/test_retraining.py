@@ -80,7 +80,7 @@ def test_too_many_values_for_clusters() -> None:
 def test_held_bits_and_support() -> None:
     kernel = sparse(2)
     inner = optax.chain(optax.sgd(0.05, momentum=0.9), jpq_jax.mask_updates())
-    optimizer = jpq_jax.latent(inner, jpq_jax.held(1), every=5)
+    optimizer = jpq_jax.latent(inner, jpq_jax.clustering(1), every=5)
     params, state = train(optimizer, kernel, 200)
     assert not (np.asarray(params["kernel"])[np.asarray(kernel) == 0]).any()
     assert len(np.unique(np.asarray(params["kernel"]))) <= 3
@@ -91,26 +91,26 @@ def test_held_bits_and_support() -> None:
 
 def test_held_bits_of_each_leaf() -> None:
     params = {"a": target(), "b": target()}
-    optimizer = jpq_jax.latent(optax.sgd(0.1), jpq_jax.held([1, 3]))
+    optimizer = jpq_jax.latent(optax.sgd(0.1), jpq_jax.clustering([1, 3]))
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, state = optimizer.update(zeros, optimizer.init(params), params)
     codes = jpq_jax.finalize(optax.apply_updates(params, updates), state)
     assert [int(codes[name].bits) for name in "ab"] == [1, 3]
     with pytest.raises(ValueError, match="3 bit-widths, expected one for each of 2"):
-        jpq_jax.latent(optax.sgd(0.1), jpq_jax.held([1, 2, 3])).init(params)
+        jpq_jax.latent(optax.sgd(0.1), jpq_jax.clustering([1, 2, 3])).init(params)
 
 
 @pytest.mark.parametrize("bits", [0, 9, [1, 0], []])
 def test_held_bits_out_of_range(bits: Any) -> None:
     with pytest.raises(ValueError, match="expected 1 to 8"):
-        jpq_jax.held(bits)
+        jpq_jax.clustering(bits)
 
 
 @pytest.mark.parametrize("make", [jpq_jax.latent, jpq_jax.project_params])
 def test_plans_need_a_positive_interval(make: Any) -> None:
     arguments = (optax.sgd(0.1),) if make is jpq_jax.latent else ()
     with pytest.raises(ValueError, match="every=0"):
-        make(*arguments, jpq_jax.held(1), every=0)
+        make(*arguments, jpq_jax.clustering(1), every=0)
 
 
 def test_latents_let_small_steps_add_up() -> None:

@@ -474,7 +474,7 @@ def test_fisher_is_the_mean_of_squared_gradients() -> None:
         (lambda: jpq_jax.project_alternating(net(0), Budget(ratio=9), where=plan_of(TREATMENTS["2:4"])), "'conv'.*published"),
         (lambda: jpq_jax.admm(Budget(ratio=9), rho=1.0, every=2, learning_rate=1.0, where=plan_of(TREATMENTS["2:4"])).init(net(0)), "'conv'.*published"),
         (lambda: project({"none": np.ones((0, 5)), **net(0)}, Budget(ratio=9), plan=plan_of(Treatment(granularity=Channels()))), "'none'.*empty"),
-        (lambda: jpq_jax.project_params(jpq_jax.held(2), where=plan_of(TREATMENTS["uniform"])).init(net(0)), "held"),
+        (lambda: jpq_jax.project_params(jpq_jax.clustering(2), where=plan_of(TREATMENTS["uniform"])).init(net(0)), "clustering"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(make: Any, expected: str) -> None:

@@ -68,15 +68,20 @@ def support_knapsack(
     Returns:
       A bool mask per leaf.
     """
-    magnitudes = [_magnitude(w) for w in weights]
-    cut = _cut(magnitudes, bits, capacity)
+    magnitudes = [magnitude_of(w) for w in weights]
+    return kept_by(_cut(magnitudes, bits, capacity), magnitudes)
+
+
+def kept_by(cut: Cut, magnitudes: Sequence[jax.Array]) -> list[jax.Array]:
+    """A bool mask per leaf."""
     return [
         (m >= cut.threshold[i]) | ((m == cut.tie[i]) & (_flat_index(m.shape) < cut.stop[i]))
         for i, m in enumerate(magnitudes)
     ]
 
 
-def _magnitude(w: jax.Array) -> jax.Array:
+def magnitude_of(w: jax.Array) -> jax.Array:
+    """[...] int32, the bit pattern of the float32 magnitude; that of infinity for NaN."""
     pattern = lax.bitcast_convert_type(w.astype(jnp.float32), jnp.int32) & 0x7FFFFFFF
     return jnp.minimum(pattern, INFINITY)
 
@@ -88,7 +93,8 @@ def _flat_index(shape: tuple[int, ...]) -> jax.Array:
     return index
 
 
-def _count(masks: Sequence[jax.Array]) -> jax.Array:
+def counts_of(masks: Sequence[jax.Array]) -> jax.Array:
+    """[leaves] uint32, how many are true."""
     return jnp.stack([jnp.sum(m, dtype=jnp.uint32) for m in masks])
 
 
@@ -98,7 +104,7 @@ def _cut(magnitudes: Sequence[jax.Array], bits: jax.Array, capacity: jax.Array) 
 
     def cost(unit: jax.Array) -> jax.Array:
         bounds = _boundary(unit, bits)
-        counts = _count([m >= bounds[i] for i, m in enumerate(magnitudes)])
+        counts = counts_of([m >= bounds[i] for i, m in enumerate(magnitudes)])
         return jnp.sum(prices * counts, dtype=jnp.uint32)
 
     def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -131,7 +137,7 @@ def _settle(
     real = (values < threshold[:, None]) & (values > 0)
 
     def members(group: jax.Array) -> jax.Array:
-        return _count([m == group[i] for i, m in enumerate(magnitudes)])
+        return counts_of([m == group[i] for i, m in enumerate(magnitudes)])
 
     counts = jnp.where(real, lax.map(members, values.T).T, 0)
     prices = bits.astype(jnp.uint32)[:, None]
@@ -157,17 +163,17 @@ def _settle(
     is_split = (jnp.arange(values.size, dtype=jnp.int32) == split).reshape(values.shape) & real
     tie = jnp.max(jnp.where(is_split, values, -1), axis=1)
     quota = jnp.max(jnp.where(is_split, remainder // prices, 0), axis=1)
-    return Cut(threshold, tie, _index_of_quota(magnitudes, tie, quota))
+    return Cut(threshold, tie, index_of_quota(magnitudes, tie, quota))
 
 
-def _index_of_quota(magnitudes: Sequence[jax.Array], tie: jax.Array, quota: jax.Array) -> jax.Array:
+def index_of_quota(magnitudes: Sequence[jax.Array], tie: jax.Array, quota: jax.Array) -> jax.Array:
     """[leaves] uint32: the largest row-major index below which at most `quota` weights equal `tie`."""
     sizes = jnp.asarray([m.size for m in magnitudes], jnp.uint32)
 
     def step(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket  # at most quota below low; more than quota below high
         middle = low + (high - low) // 2
-        found = _count(
+        found = counts_of(
             [(m == tie[i]) & (_flat_index(m.shape) < middle[i]) for i, m in enumerate(magnitudes)]
         )
         fits = found <= quota

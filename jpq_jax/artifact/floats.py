@@ -68,7 +68,8 @@ def is_short(array: NDArray[Any]) -> bool:
     digits = _digits_of(floats)
     if (_SIGN_AND_EXPONENT + digits) * floats.size + _OVERHEAD < 8 * array.nbytes:
         return True  # without a trial
-    if digits == _digits_held(array.dtype) and multiples_in(floats) is None:
+    is_dense = digits == _digits_held(array.dtype) and bool(floats.all())
+    if is_dense and multiples_in(floats) is None:
         return False
     return _shorter(floats).bits < 8 * array.nbytes
 

@@ -1,0 +1,225 @@
+"""ADMM toward what any plan allows: pruning, clustering, or both (Ye et al., 2018, arXiv 1811.01907).
+
+min_W loss(W)   subject to   W = Z,   Z feasible
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jpq_jax.plan import Where, compressed_leaves, with_compressed
+from jpq_jax.projection.planner import Planner
+from jpq_jax.sharding import replicated
+from jpq_jax.sketch.histogram import power_of_two
+from jpq_jax.transforms.leaves import (
+    check_every,
+    check_update,
+    compressing_plan,
+    differences,
+    floats,
+    planned_leaves,
+    refilled,
+    value_at,
+    where_compressed,
+)
+from jpq_jax.vocabulary import PyTree
+
+
+class Residuals(NamedTuple):
+    """How far ADMM is from its end, and what that is measured by (Boyd et al., 2011, section 3.3). All [] float32.
+
+    Attributes:
+      primal: |W - Z|.
+      dual: rho |Z - Z of the projection before|.
+      primal_scale: the larger of |W| and |Z|.
+      dual_scale: rho |U|.
+    """
+
+    primal: jax.Array
+    dual: jax.Array
+    primal_scale: jax.Array
+    dual_scale: jax.Array
+
+
+class SplitState(NamedTuple):
+    """Attributes:
+    split_count: [] int32, updates so far.
+    split_target: Z, the feasible copy; like the params, `optax.MaskedNode` where a leaf is not compressed.
+    split_dual: U, the scaled dual variable; likewise.
+    split_plan: the planner's, small arrays.
+    split_residuals: as of the last projection; infinite before the second.
+    """
+
+    split_count: jax.Array
+    split_target: PyTree
+    split_dual: PyTree
+    split_plan: Any
+    split_residuals: Residuals
+
+
+class _Split(NamedTuple):
+    """W, Z and U of the compressed leaves, as float32 lists, and the plan."""
+
+    weights: list[jax.Array]
+    target: list[jax.Array]
+    dual: list[jax.Array]
+    plan: Any
+    residuals: Residuals
+
+
+def admm_to(
+    planner: Planner,
+    *,
+    rho: optax.ScalarOrSchedule,
+    every: int,
+    learning_rate: optax.ScalarOrSchedule | None = None,
+    penalty: Literal["gradient", "proximal"] = "gradient",
+    where: Where = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Pulls the params toward a copy that is feasible; the params themselves are not projected: `finalize` does that.
+
+    Every `every` updates, and on the first, the plan is made for W + U, Z <- P(W + U) and U <- U + W - Z. With
+    `penalty="gradient"` it stands first, before the optimizer proper, and adds rho (W - Z + U) to the gradients, as
+    published; with `penalty="proximal"` it stands last, and W <- (W + update + lr rho (Z - U)) / (1 + lr rho).
+
+    Args:
+      planner: makes the plan P, such as `pruning(0.05)`, `clustering(2)` or `joint(budget)`.
+      rho: strength of the pull, or a schedule of it over updates. When it changes, U is divided by the same factor, so that
+        rho U, the dual variable itself, is kept.
+      every: updates between projections; published: some epochs.
+      learning_rate: the optimizer's, or its schedule; for the proximal step only, which needs it.
+      penalty: see above.
+      where: which leaves to compress, as in `plan_leaves`. The others' updates pass through.
+
+    Returns:
+      A transformation whose `update` needs params. Its `SplitState` holds the residuals; `has_converged` judges them.
+      Under `optax.inject_hyperparams`, name `planner`, `where` and `every` in its `static_args`.
+
+    Raises:
+      ValueError: an option out of range; in `init`, nothing to compress; in `update`, updates that do not fit the params.
+    """
+    check_every("admm_to", every)
+    if penalty not in ("proximal", "gradient"):
+        raise ValueError(f"admm_to: got penalty={penalty!r}, expected 'proximal' or 'gradient'")
+    if penalty == "proximal" and learning_rate is None:
+        raise ValueError("admm_to: the proximal step needs the optimizer's learning_rate")
+
+    def init(params: PyTree) -> SplitState:
+        leaves = compressing_plan(params, where, planner)
+        far = [jnp.full([], jnp.inf, jnp.float32) for _ in range(2)]
+        scales = [jnp.zeros([], jnp.float32) for _ in range(2)]
+        return SplitState(
+            split_count=jnp.zeros([], jnp.int32),
+            split_target=where_compressed(jnp.zeros_like, params, leaves),
+            split_dual=where_compressed(jnp.zeros_like, params, leaves),
+            split_plan=planner.init(
+                compressed_leaves(params, leaves), planned_leaves(leaves), curved=False
+            ),
+            split_residuals=Residuals(*far, *scales),
+        )
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, SplitState]:
+        del extra_args
+        check_update("admm_to", updates, params)
+        leaves = compressing_plan(params, where, planner)
+        old, steps = compressed_leaves(params, leaves), compressed_leaves(updates, leaves)
+        count = state.split_count
+        strength = jnp.asarray(value_at(rho, count), jnp.float32)
+        before = jnp.asarray(value_at(rho, jnp.maximum(count - 1, 0)), jnp.float32)
+        rescale = jnp.where(strength > 0, before / jnp.where(strength > 0, strength, 1), 1)
+        dual = [rescale * u for u in floats(state.split_dual)]
+        split = _Split(
+            floats(old), floats(state.split_target), dual, state.split_plan, state.split_residuals
+        )
+
+        def project(split: _Split) -> _Split:
+            return _projected(split, planner, count, strength)
+
+        split = lax.cond(count % every == 0, project, lambda split: split, split)
+        if penalty == "gradient":
+            new = _with_gradient(steps, split, strength)
+        else:
+            pull = strength * jnp.asarray(value_at(learning_rate, count), jnp.float32)
+            new = differences(_relaxed(split, floats(steps), pull), old, steps)
+        new_state = SplitState(
+            split_count=jnp.asarray(optax.safe_increment(count)),
+            split_target=refilled(state.split_target, split.target),
+            split_dual=refilled(state.split_dual, split.dual),
+            split_plan=split.plan,
+            split_residuals=split.residuals,
+        )
+        return with_compressed(updates, leaves, new), new_state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def has_converged(state: SplitState, *, relative: float = 1e-2, absolute: float = 0.0) -> jax.Array:
+    """Whether both residuals are small: [] bool.
+
+        |W - Z| <= absolute + relative max(|W|, |Z|)   and   rho |Z - Z before| <= absolute + relative rho |U|
+
+    Args:
+      state: a `SplitState`, for instance by `optax.tree.get(opt_state, "SplitState")`.
+      relative: to the norms of what the residuals are differences of.
+      absolute: beside that.
+    """
+    residuals = state.split_residuals
+    primal = absolute + relative * residuals.primal_scale
+    dual = absolute + relative * residuals.dual_scale
+    return (residuals.primal <= primal) & (residuals.dual <= dual)
+
+
+def _projected(split: _Split, planner: Planner, count: jax.Array, strength: jax.Array) -> _Split:
+    shifted = [w + u for w, u in zip(split.weights, split.dual, strict=True)]
+    plan = planner.replan(shifted, split.plan, count, None)
+    target = plan.assign(shifted, None)
+    dual = [x - z for x, z in zip(shifted, target, strict=True)]
+    moved = strength * _distance(target, split.target)
+    residuals = Residuals(
+        primal=_distance(split.weights, target),
+        dual=jnp.where(count == 0, jnp.inf, moved),
+        primal_scale=jnp.maximum(_norm(split.weights), _norm(target)),
+        dual_scale=strength * _norm(dual),
+    )
+    return split._replace(target=target, dual=dual, plan=plan, residuals=residuals)
+
+
+def _distance(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
+    return _norm([x - y for x, y in zip(a, b, strict=True)])
+
+
+def _norm(leaves: Sequence[jax.Array]) -> jax.Array:
+    """In units of the largest, in which squares neither overflow nor vanish. [] float32."""
+
+    @replicated
+    def largest(x: jax.Array) -> jax.Array:
+        return jnp.max(jnp.abs(x), initial=0)
+
+    @replicated
+    def square(x: jax.Array, unit: jax.Array) -> jax.Array:
+        return jnp.sum((x / unit) ** 2)
+
+    if not leaves:
+        return jnp.zeros([], jnp.float32)
+    unit = power_of_two(jnp.max(jnp.stack([largest(x) for x in leaves])))
+    return unit * jnp.sqrt(sum((square(x, unit) for x in leaves), jnp.float32(0)))
+
+
+def _relaxed(split: _Split, steps: list[jax.Array], pull: jax.Array) -> list[jax.Array]:
+    parts = zip(split.weights, steps, split.target, split.dual, strict=True)
+    return [(w + step + pull * (z - u)) / (1 + pull) for w, step, z, u in parts]
+
+
+def _with_gradient(
+    gradients: Sequence[jax.Array], split: _Split, strength: jax.Array
+) -> list[jax.Array]:
+    parts = zip(gradients, split.weights, split.target, split.dual, strict=True)
+    return [g + (strength * (w - z + u)).astype(g.dtype) for g, w, z, u in parts]
