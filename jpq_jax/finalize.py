@@ -14,6 +14,7 @@ from jax import core as jax_core
 
 from jpq_jax.file_budget import Interval, largest_within
 from jpq_jax.plan import check_finite
+from jpq_jax.projection.clustering import codes_of_clusters
 from jpq_jax.projection.planner import Plan
 from jpq_jax.projection.published import quantize_at, sparsify, to_codes
 from jpq_jax.projection.sized import SizedPlan, at_price
@@ -31,7 +32,7 @@ def finalize(
 
     For each `AdmmState` in `state`, its leaves are sparsified at its bit-widths (0-1 knapsack, exact in the
     budget) and quantized by k-means at the same bit-widths, as the published evaluation does. For each
-    `LatentState` its latents, and for each `ProjectState`, `SplitState` and `FreezeState` the params, are coded by
+    `ClusterState` the values of its clusters are taken. For each `LatentState` its latents, and for each `ProjectState`, `SplitState` and `FreezeState` the params, are coded by
     its plan. A value that no weight
     takes is dropped, so the result may use less than the budget, and never uses more. For a budget in bytes, the
     lowest price of a bit is searched at which `artifact.encode` keeps to it.
@@ -50,11 +51,15 @@ def finalize(
         by which there is no plan yet; weights that are not finite; or a budget in bytes that even zeros exceed.
     """
     admm, planned = _of_kind(state, "AdmmState"), _planned(params, state)
-    if not admm and not planned:
+    clustered = _of_kind(state, "ClusterState")
+    if not admm and not planned and not clustered:
         raise ValueError(
-            "finalize: found no state of admm, admm_to, latent, project_params or freeze_shares in the optimizer's, expected one"
+            "finalize: found no state of admm, admm_to, latent, project_params, freeze_shares or cluster_updates in the optimizer's, expected one"
         )
     published: dict[str, Any] = {}
+    for cluster_state in clustered:
+        leaves = _fitting(params, cluster_state.cluster_of)
+        published |= _coded(leaves, _of_clusters, list(_named(cluster_state.cluster_of).values()))
     for admm_state in admm:
         leaves = _fitting(params, admm_state.target)
         published |= _coded(leaves, _project, admm_state.leaf_bits, admm_state.bit_budget)
@@ -179,6 +184,16 @@ def _project(
 ) -> list[Codes]:
     weights = sparsify(floats(leaves), bits, limit)
     return to_codes(weights, quantize_at(weights, bits), dtypes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _of_clusters(
+    dtypes: tuple[str, ...], leaves: list[jax.Array], clusters: list[jax.Array]
+) -> list[Codes]:
+    return [
+        codes_of_clusters(leaf.astype(jnp.float32), cluster_of, dtype)
+        for leaf, cluster_of, dtype in zip(leaves, clusters, dtypes, strict=True)
+    ]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -12,9 +12,11 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jpq_jax.projection.numbering import numbered
 from jpq_jax.projection.planner import Planner
 from jpq_jax.projection.published import Quantization, quantize_at, snap, to_codes
 from jpq_jax.projection.sketching import Curvature
+from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.grids import MOST_OCTAVES_BITS, Grid, fit_grid, fit_values
 from jpq_jax.sketch.histogram import sketch
 from jpq_jax.vocabulary import LEVELS, MAX_BITS, Codes, LeafPlan, Treatment
@@ -97,6 +99,25 @@ def clustering(
         return plan._replace(clustered_levels=levels)
 
     return Planner(init, replan)
+
+
+def codes_of_clusters(w: jax.Array, cluster_of: jax.Array, dtype: str) -> Codes:
+    """Of weights that are equal within each cluster: cluster k > 0 of those there are, 0 = pruned.
+
+    w: [...] float32; cluster_of: [...] int16, at most 256.
+    """
+
+    @replicated
+    def values(w: jax.Array, cluster_of: jax.Array) -> tuple[jax.Array, jax.Array]:
+        place = cluster_of.astype(jnp.int32)
+        none = jnp.full(LEVELS, -jnp.inf, jnp.float32)
+        found = none.at[place].max(w)
+        return jnp.where(jnp.isfinite(found), found, 0), jnp.isfinite(found).at[0].set(False)
+
+    found, used = values(w, cluster_of)
+    code_of, codebook, bits = numbered(found, used & (found != 0))
+    look_up = lying_like(cluster_of, lambda table, cluster: table[cluster.astype(jnp.int32)])
+    return Codes(look_up(code_of, cluster_of), codebook, bits, dtype)
 
 
 def _widths(bits: int | Sequence[int] | Mapping[str, int]) -> list[int]:
