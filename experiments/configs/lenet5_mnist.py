@@ -60,5 +60,7 @@ PRESETS = {
     "published": _PUBLISHED,
     "joint": _JOINT,
     "bytes": _BYTES,
-    "relu": dataclasses.replace(_JOINT, model="lenet5_relu", dense_epochs=15, ratio=2000),
+    "relu": dataclasses.replace(
+        _JOINT, model="lenet5_relu", turn=10.0, zoom=0.1, dense_epochs=20, ratio=4000
+    ),
 }
