@@ -11,11 +11,17 @@ from experiments import configs
 
 ModelName = Literal["lenet5", "lenet5_relu", "resnet20"]
 DatasetName = Literal["mnist", "cifar10"]
-Method = Literal["admm", "joint"]
+Method = Literal["admm", "joint", "pruning", "clustering", "ye"]
 OptimizerName = Literal["sgd", "adam"]
 
 
-_BUDGETS = ({"ratio"}, {"nbytes"}, {"density", "bits"})
+_BUDGETS = {
+    "admm": ({"ratio"}, {"density", "bits"}),
+    "joint": ({"ratio"}, {"nbytes"}, {"density", "bits"}),
+    "pruning": ({"density"},),
+    "clustering": ({"bits"},),
+    "ye": ({"density", "bits"},),
+}
 _FEWEST_IMAGES = 45_000  # that a data set here trains on
 
 
@@ -39,18 +45,20 @@ class Config:
     """Of everything random: same seed, same result."""
 
     ratio: float | None = None
-    """The budget: compression against float32 in the paper metric. Or give nbytes, or density and bits."""
+    """The budget: compression against float32 in the paper metric. Or give nbytes, or what else the method takes."""
     nbytes: int | None = None
     """The budget: bytes of the final file, everything in it counted; for the joint method."""
     density: float | None = None
-    """The budget as in the paper: bits times the sum of ceil(density x weights) over the kernels."""
+    """The budget as in the paper, with bits: bits times the sum of ceil(density x weights) over the kernels. For pruning and ye,
+    the share of all kernels' weights that is kept."""
     bits: int | None = None
     """Bits per nonzero weight, with density; also every kernel's bit-width at the start."""
 
     train_images: int | None = None
     """Train on the first so many images only, for a quick look."""
     method: Method = "admm"
-    """admm is Yang et al.'s; joint trains latent weights through the joint projection."""
+    """admm is Yang et al.'s; joint trains latent weights through the joint projection; pruning and clustering do so through
+    these alone; ye prunes, retrains, clusters and retrains, the first and the third by ADMM, in a quarter of the epochs each."""
     batch_size: int = 256
     """Images per step."""
     shift: int = 0
@@ -90,10 +98,13 @@ class Config:
     """ADMM's pull toward the compressed copy."""
     replan_every: int = 10
     """Steps between plans of the joint method."""
+    zero: bool = True
+    """Whether clustering alone may put weights to 0, beside its values."""
     pull: float = 0.0
-    """Of the joint method's latents toward their projection."""
+    """Of the latents toward their projection, where the method has some."""
     ramp_epochs: int = 0
-    """Epochs in which the joint method's budget falls to its end, from `ramp_bits` for every weight."""
+    """Epochs in which the joint method's budget falls to its end, from `ramp_bits` for every weight, or what pruning keeps falls,
+    from all."""
     ramp_bits: float = 8.0
     """Bits of a weight that the budget falls from."""
     ramp_power: float = 3.0
@@ -106,9 +117,11 @@ class Config:
 
     def __post_init__(self) -> None:
         budget = {key: getattr(self, key) for key in ("ratio", "nbytes", "density", "bits")}
-        if {key for key, value in budget.items() if value is not None} not in _BUDGETS:
+        known = _BUDGETS[self.method]
+        if {key for key, value in budget.items() if value is not None} not in known:
+            expected = " or ".join(" with ".join(sorted(keys)) for keys in known)
             raise ValueError(
-                f"the budget is --ratio, --nbytes, or --density with --bits, the others None; got {budget}"
+                f"the budget of {self.method} is {expected}, the others None; got {budget}"
             )
         for holds, expected in (
             (self.ratio is None or self.ratio > 0, "a positive ratio"),

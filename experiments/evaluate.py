@@ -6,8 +6,9 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import tyro
 
 import jpq_jax
@@ -15,6 +16,37 @@ from experiments import data
 from experiments.model import accuracy, build
 
 _FACTS = ("dataset", "model", "config", "baseline_accuracy")
+
+
+class Count(NamedTuple):
+    """Of all kernels together.
+
+    Attributes:
+      weights: how many there are.
+      nonzeros: how many are not zero.
+      bits: sum of b x nonzeros, the paper metric; b is 32 where a kernel is only pruned.
+    """
+
+    weights: int
+    nonzeros: int
+    bits: int
+
+
+def count_kernels(codes: Any) -> Count:
+    """Whether they are `Codes` or arrays."""
+    plan = jpq_jax.plan_leaves(jpq_jax.dequantize(codes))
+    weights = nonzeros = bits = 0
+    for rate, leaf_plan, (_, leaf) in zip(
+        jpq_jax.account(codes), plan, jpq_jax.leaves_with_paths(codes), strict=True
+    ):
+        if rate.compressed or leaf_plan.compress:
+            some = rate.nonzeros if rate.compressed else int(jnp.count_nonzero(leaf))
+            weights, nonzeros, bits = (
+                weights + rate.weights,
+                nonzeros + some,
+                bits + some * rate.bits,
+            )
+    return Count(weights, nonzeros, bits)
 
 
 def measure(
@@ -44,15 +76,14 @@ def measure(
     codes, _, file_bytes = jpq_jax.artifact.load(path, like=model.variables)
     dataset = data.load(facts["dataset"], data_dir)
     rates = jpq_jax.account(codes)
-    kernels = [rate for rate in rates if rate.compressed]
-    nonzeros = sum(rate.nonzeros for rate in kernels)
+    count = count_kernels(codes)
     return {
         **{fact: facts[fact] for fact in (*_FACTS, "units") if fact in facts},
         "accuracy": accuracy(model, jpq_jax.dequantize(codes), dataset, dataset.test),
         "file_bytes": file_bytes,
         "true_ratio": 4 * sum(rate.weights for rate in rates) / file_bytes,
-        "paper_ratio": jpq_jax.paper_ratio(codes),
-        "pruning_ratio": sum(rate.weights for rate in kernels) / nonzeros if nonzeros else math.inf,
+        "paper_ratio": 32 * count.weights / count.bits if count.bits else math.inf,
+        "pruning_ratio": count.weights / count.nonzeros if count.nonzeros else math.inf,
     }
 
 

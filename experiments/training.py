@@ -1,7 +1,10 @@
-"""The train loop: a dense stage, then compression under a budget by ADMM, epoch by epoch."""
+"""The train loop: a dense stage, then the stages of a method of compression, epoch by epoch."""
 
 from __future__ import annotations
 
+import bisect
+import functools
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -18,24 +21,17 @@ import jpq_jax
 from experiments import checkpoints
 from experiments.config import Config
 from experiments.data import Dataset, normalize, random_flip, random_shift, random_turn
+from experiments.evaluate import count_kernels
 from experiments.model import Model, accuracy, joined
 from jpq_jax.plan import capacity, compressed_leaves
+from jpq_jax.recipe import Stage, as_they_are, projected, started
 
 History = list[dict[str, Any]]
 
-_REFITS = 20  # of the codebooks in an epoch of fine-tuning, as the authors do
-
-
-class Stage(NamedTuple):
-    """Attributes:
-    name: "dense", "compress" or "fine-tune".
-    epochs: how long.
-    optimizer: optax's. That of "compress" is by the config's method; that of "fine-tune" holds what it found.
-    """
-
-    name: str
-    epochs: int
-    optimizer: optax.GradientTransformationExtraArgs
+DENSE = "dense"  # the name of the stage before compression
+_REFITS = 20  # of the codebooks in an epoch of fine-tuning, as Yang et al. do
+_PROJECTIONS = 4  # of ADMM toward a plan in an epoch
+_RISES = 4  # of its rho in a stage, by the cube root of 10 each
 
 
 class Snapshot(NamedTuple):
@@ -46,7 +42,8 @@ class Snapshot(NamedTuple):
       statistics: what the norms have seen.
       opt_state: the optimizer's state.
       baseline: params and statistics of the dense model that compression started from.
-      best: codes and statistics of the epoch that is best on the validation split; None in the dense stage.
+      best: codes and statistics of the epoch that is best on the validation split, of those whose codes are of this structure;
+        None in the dense stage.
       best_epoch: [] int32, counted from 1; 0 if there is none yet.
     """
 
@@ -83,30 +80,69 @@ def stages_of(config: Config, params: Any, steps: int) -> list[Stage]:
     """The stages of a run. steps: optimizer steps in an epoch."""
     stages = []
     if config.dense_epochs:
-        peak, decay = config.dense_learning_rate, config.dense_epochs
-        schedule = _schedule(peak, steps, decay * steps)
-        stages.append(Stage("dense", decay, optax.chain(*_sgd(config, schedule))))
-    stages.append(Stage("compress", config.epochs, _compression(config, params, steps)))
+        schedule = _schedule(config.dense_learning_rate, steps, config.dense_epochs * steps)
+        stages.append(
+            Stage(DENSE, config.dense_epochs * steps, optax.chain(*_sgd(config, schedule)))
+        )
+    if config.method == "ye":
+        return [*stages, *_ye(config, steps)]
+    compression = _compression(config, params, steps)
+    stages.append(Stage("compress", config.epochs * steps, compression))
     if config.finetune_epochs:
-        stages.append(Stage("fine-tune", config.finetune_epochs, _fine_tuning(config, steps)))
+        stages.append(_FINE_TUNING[config.method](config, steps))
     return stages
 
 
 def _compression(config: Config, params: Any, steps: int) -> optax.GradientTransformationExtraArgs:
     schedule = _schedule(config.learning_rate, config.warmup_epochs * steps, config.epochs * steps)
-    budget = budget_of(config, params)
-    if config.method == "joint":
-        planner = jpq_jax.joint(budget, budget_schedule=_ramp(config, budget, params, steps))
-        inner = _inner(config, schedule)
-        return jpq_jax.latent(inner, planner, every=config.replan_every, pull=config.pull)
-    compression = jpq_jax.admm(
-        budget,
-        rho=config.rho,
-        every=steps,
-        learning_rate=schedule,
-        start_bits=config.bits or 3,
+    if config.method == "admm":
+        compression = jpq_jax.admm(
+            budget_of(config, params),
+            rho=config.rho,
+            every=steps,
+            learning_rate=schedule,
+            start_bits=config.bits or 3,
+        )
+        return optax.chain(*_sgd(config, schedule), compression)
+    planner = _planner(config, params, steps)
+    return jpq_jax.latent(
+        _inner(config, schedule), planner, every=config.replan_every, pull=config.pull
     )
-    return optax.chain(*_sgd(config, schedule), compression)
+
+
+def _planner(config: Config, params: Any, steps: int) -> jpq_jax.Planner:
+    if config.method == "clustering":
+        return jpq_jax.clustering(config.bits or 1, zero=config.zero)
+    if config.method == "pruning":
+        keep = config.density or 1.0
+        fall = optax.polynomial_schedule(
+            1 / max(keep, 1e-9), 1.0, config.ramp_power, max(config.ramp_epochs, 1) * steps
+        )
+        return jpq_jax.pruning(keep, keep_schedule=fall if config.ramp_epochs else None)
+    budget = budget_of(config, params)
+    return jpq_jax.joint(budget, budget_schedule=_ramp(config, budget, params, steps))
+
+
+def _ye(config: Config, steps: int) -> list[Stage]:
+    """Prune, retrain what is left, cluster it, retrain the clusters (Ye et al., 2018, arXiv 1811.01907)."""
+    each = max(config.epochs // 4, 1) * steps
+    schedule = _schedule(config.learning_rate, 0, each)
+    sgd = optax.chain(*_sgd(config, schedule))
+    keep = jpq_jax.pruning(config.density or 1.0)
+    values = jpq_jax.clustering(config.bits or 1, zero=False)
+
+    def toward(planner: jpq_jax.Planner) -> optax.GradientTransformationExtraArgs:
+        rho = optax.exponential_decay(config.rho, each // _RISES, 10 ** (1 / 3), staircase=True)
+        return jpq_jax.admm_to(planner, rho=rho, every=max(steps // _PROJECTIONS, 1))
+
+    mask = jpq_jax.mask_updates()
+    retrain = optax.chain(sgd, mask, jpq_jax.project_params(keep, every=steps))
+    return [
+        Stage("prune", each, optax.chain(toward(keep), sgd)),
+        Stage("retrain", each, retrain, inherit=projected),
+        Stage("cluster", each, optax.chain(toward(values), sgd, mask)),
+        Stage("retrain clusters", each, optax.chain(sgd, jpq_jax.cluster_updates()), projected),
+    ]
 
 
 def _ramp(config: Config, budget: jpq_jax.Budget, params: Any, steps: int) -> optax.Schedule | None:
@@ -127,12 +163,39 @@ def _inner(config: Config, schedule: optax.Schedule) -> optax.GradientTransforma
     return optax.chain(*_sgd(config, schedule))
 
 
-def _fine_tuning(config: Config, steps: int) -> optax.GradientTransformationExtraArgs:
-    """With the support and the bit-widths held, straight through; the bits are put into its state, see `_begin`."""
+def _fine_tuning(
+    config: Config, steps: int, bits: str, inherit: Callable[[Any, Any], Any]
+) -> Stage:
+    """With the support and the bit-widths held, straight through. bits: the field of the state that has them."""
     total = config.finetune_epochs * steps
     schedule = _schedule(config.finetune_learning_rate, 0, total)
     inner = optax.chain(*_sgd(config, schedule), jpq_jax.mask_updates())
-    return jpq_jax.latent(inner, jpq_jax.clustering(1), every=max(steps // _REFITS, 1))
+    held = jpq_jax.latent(inner, jpq_jax.clustering(1), every=max(steps // _REFITS, 1))
+    return Stage("fine-tune", total, held, inherit, {"clustered_bits": bits})
+
+
+def _masked_retraining(config: Config, steps: int) -> Stage:
+    total = config.finetune_epochs * steps
+    schedule = _schedule(config.finetune_learning_rate, 0, total)
+    keep = jpq_jax.project_params(jpq_jax.pruning(config.density or 1.0), every=steps)
+    masked = optax.chain(*_sgd(config, schedule), jpq_jax.mask_updates(), keep)
+    return Stage("fine-tune", total, masked, projected)
+
+
+def _cluster_retraining(config: Config, steps: int) -> Stage:
+    total = config.finetune_epochs * steps
+    schedule = _schedule(config.finetune_learning_rate, 0, total)
+    clusters = optax.chain(*_sgd(config, schedule), jpq_jax.cluster_updates())
+    return Stage("fine-tune", total, clusters, projected)
+
+
+_FINE_TUNING: dict[str, Callable[[Config, int], Stage]] = {
+    "admm": functools.partial(_fine_tuning, bits="leaf_bits", inherit=as_they_are),
+    # The joint method's params need not keep to the budget between two plans.
+    "joint": functools.partial(_fine_tuning, bits="joint_leaf_bits", inherit=projected),
+    "pruning": _masked_retraining,
+    "clustering": _cluster_retraining,
+}
 
 
 def _schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
@@ -160,7 +223,7 @@ def epoch_function(
     model: Model,
     dataset: Dataset,
     config: Config,
-    optimizer: optax.GradientTransformationExtraArgs,
+    optimizer: optax.GradientTransformation,
     teacher: Any = None,
 ) -> Callable[..., tuple[Trained, jax.Array]]:
     """One epoch: (trained, images, labels, key) -> trained, and the mean loss.
@@ -243,24 +306,25 @@ def train(
     Raises:
       FloatingPointError: if the loss is no longer finite.
     """
-    stages = stages_of(config, model.params, len(dataset.train.labels) // config.batch_size)
+    steps = len(dataset.train.labels) // config.batch_size
+    stages = stages_of(config, model.params, steps)
+    ends = list(itertools.accumulate(stage.steps // steps for stage in stages))
     images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
     store = checkpoints.Checkpoints(workdir / "checkpoints")
     done, history = store.latest(), []
-    stage, _ = _stage_of(stages, max(done - 1, 0))
-    snapshot = _blank(stage, model.params, model.statistics)
+    stage = stages[bisect.bisect_right(ends, max(done - 1, 0))]
+    snapshot = _blank(stage, model)
     if done:
         snapshot, history = store.restore(done, snapshot)
         console.print(f"going on after epoch {done}, found in {workdir}")
     run_epoch = epoch_function(model, dataset, config, stage.optimizer, snapshot.baseline)
-    total = sum(stage.epochs for stage in stages)
     with _progress(console) as progress:
-        bar = progress.add_task("training", total=total, completed=done)
-        for epoch in range(done, total):
-            started = time.monotonic()
-            stage, is_new = _stage_of(stages, epoch)
-            if is_new:
-                snapshot = _begin(stage, snapshot)
+        bar = progress.add_task("training", total=ends[-1], completed=done)
+        for epoch in range(done, ends[-1]):
+            started_at = time.monotonic()
+            stage = stages[bisect.bisect_right(ends, epoch)]
+            if epoch in ends:
+                snapshot = _begin(stage, snapshot, model)
                 run_epoch = epoch_function(
                     model, dataset, config, stage.optimizer, snapshot.baseline
                 )
@@ -274,7 +338,7 @@ def train(
             snapshot = snapshot._replace(**trained._asdict())
             snapshot, measured = _measure(stage, snapshot, history, model, dataset)
             row = {"epoch": epoch + 1, "stage": stage.name, "loss": float(loss), **measured}
-            history.append({**row, "seconds": round(time.monotonic() - started, 2)})
+            history.append({**row, "seconds": round(time.monotonic() - started_at, 2)})
             store.save(epoch + 1, snapshot, history)
             console.print(_line(history[-1]), highlight=False)
             progress.advance(bar)
@@ -282,37 +346,35 @@ def train(
     return snapshot, history
 
 
-def _stage_of(stages: list[Stage], epoch: int) -> tuple[Stage, bool]:
-    """The stage that an epoch, counted from 0, is in, and whether it is the stage's first."""
-    for stage in stages:
-        if epoch < stage.epochs:
-            return stage, epoch == 0
-        epoch -= stage.epochs
-    raise ValueError(f"epoch is {epoch + 1} beyond the last")
-
-
-def _blank(stage: Stage, params: Any, statistics: Any) -> Snapshot:
-    """A snapshot of the stage's structure, that starts from these."""
+def _blank(stage: Stage, model: Model) -> Snapshot:
+    """A snapshot of the stage's structure, that starts from the model as it is."""
+    params, statistics = model.params, model.statistics
     trained = Trained(params, statistics, stage.optimizer.init(params))
-    none_yet = jnp.int32(0)
-    if stage.name == "dense":
-        return Snapshot(*trained, None, None, none_yet)
-    baseline = joined(params, statistics)
-    shapes = jax.eval_shape(jpq_jax.finalize, params, trained.opt_state)
+    if stage.name == DENSE:
+        return Snapshot(*trained, None, None, jnp.int32(0))
+    none = _none_yet(stage, params, statistics)
+    return Snapshot(*trained, _kept(joined(params, statistics)), none, jnp.int32(0))
+
+
+def _none_yet(stage: Stage, params: Any, statistics: Any) -> Any:
+    """Of the structure of what the stage finds."""
+    state = jax.eval_shape(stage.optimizer.init, params)
+    shapes = jax.eval_shape(jpq_jax.finalize, params, state)
     no_codes = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return Snapshot(*trained, _kept(baseline), _kept(joined(no_codes, statistics)), none_yet)
+    return _kept(joined(no_codes, statistics))
 
 
-def _begin(stage: Stage, before: Snapshot) -> Snapshot:
+def _begin(stage: Stage, before: Snapshot, model: Model) -> Snapshot:
     """The stage's first snapshot, from where the one before it ended."""
-    if stage.name != "fine-tune":
-        return _blank(stage, before.params, before.statistics)
-    params, bits = before.params, optax.tree.get(before.opt_state, "leaf_bits")
-    if bits is None:  # the joint method's params need not keep to the budget between two plans
-        params = jpq_jax.dequantize(jpq_jax.finalize(params, before.opt_state))
-        bits = optax.tree.get(before.opt_state, "joint_leaf_bits")
-    opt_state = optax.tree.set(stage.optimizer.init(params), clustered_bits=_kept(bits))
-    return before._replace(params=_kept(params), opt_state=opt_state)
+    params, state = started(stage, before.params, before.opt_state)
+    if before.best is None:
+        dense = model._replace(params=params, statistics=before.statistics)
+        return _blank(stage, dense)
+    after = before._replace(params=_kept(params), opt_state=_kept(state))
+    none = _none_yet(stage, params, before.statistics)
+    if jax.tree.structure(none) == jax.tree.structure(before.best):
+        return after
+    return after._replace(best=none, best_epoch=jnp.int32(0))
 
 
 def _kept(tree: Any) -> Any:
@@ -324,7 +386,7 @@ def _measure(
     stage: Stage, snapshot: Snapshot, history: History, model: Model, dataset: Dataset
 ) -> tuple[Snapshot, dict[str, Any]]:
     """Accuracy on the validation split, of the compressed params where there are any; keeps the best epoch."""
-    if stage.name == "dense":
+    if stage.name == DENSE:
         variables = joined(snapshot.params, snapshot.statistics)
         reached = accuracy(model, variables, dataset, dataset.validation)
         return snapshot, {"validation_accuracy": reached}
@@ -338,12 +400,12 @@ def _measure(
     # Of equals the later one, which has settled more.
     if not best or reached >= history[best - 1]["validation_accuracy"]:
         snapshot = snapshot._replace(best=_kept(codes), best_epoch=jnp.int32(len(history) + 1))
-    rates = [rate for rate in jpq_jax.account(codes) if rate.compressed]
+    count = count_kernels(codes)
     return snapshot, {
         "validation_accuracy": reached,
-        "paper_ratio": jpq_jax.paper_ratio(codes),
-        "density": sum(rate.nonzeros for rate in rates) / sum(rate.weights for rate in rates),
-        "bits": [rate.bits for rate in rates],
+        "paper_ratio": 32 * count.weights / count.bits if count.bits else math.inf,
+        "density": count.nonzeros / count.weights,
+        "bits": [rate.bits for rate in jpq_jax.account(codes) if rate.compressed],
         "file_bytes_ideal": round(jpq_jax.rate_bits(codes, "file") / 8),
     }
 

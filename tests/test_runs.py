@@ -1,6 +1,7 @@
 """Runs from the command line: what they write, that a killed one ends in the same bytes, and what mistakes are told."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -135,12 +136,42 @@ def test_killed_and_resumed_ends_in_the_same_bytes(
 
 def test_a_run_from_given_weights_is_resumed_too(tmp_path: Path) -> None:
     save_file(files.torch_layout(np.random.default_rng(0)), tmp_path / "init.safetensors")
-    quick = ["--train_images=512", "--epochs=2", f"--init={tmp_path}/init.safetensors"]
+    quick = ["--train_images=512", "--epochs=2", "--dense_epochs=0"]
+    quick += [f"--init={tmp_path}/init.safetensors"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start("lenet5_mnist", *quick, f"--workdir={whole}"))
     kill_after("epoch   1", 0.1, "lenet5_mnist", *quick, f"--workdir={killed}")
     assert "going on after epoch" in finish(start("lenet5_mnist", *quick, f"--workdir={killed}"))
     assert (killed / "artifact.jpq").read_bytes() == (whole / "artifact.jpq").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("method", "budget"),
+    [
+        ("ye", ["--density=0.1", "--bits=2", "--epochs=4"]),
+        ("pruning", ["--density=0.1", "--epochs=2", "--ramp_epochs=1", "--finetune_epochs=1"]),
+        ("clustering", ["--bits=1", "--epochs=2", "--no-zero", "--finetune_epochs=1"]),
+    ],
+)
+def test_pruning_and_clustering_by_themselves(
+    method: str, budget: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    narrow = ["--units", "4", "6", "16", "--train_images=512", "--dense_epochs=1"]
+    options = [f"--method={method}", "--ratio=None", *narrow, *budget]
+    with jax.numpy_dtype_promotion("standard"):  # which optax's schedules need
+        assert run.main(["lenet5_mnist", *options, f"--workdir={tmp_path}/work"]) == 0
+    results = json.loads((tmp_path / "work" / "results.json").read_text())
+    names = [row["stage"] for row in results["epochs"]]
+    assert names[0] == "dense"
+    if method == "ye":
+        assert names[1:] == ["prune", "retrain", "cluster", "retrain clusters"]
+    kernels = 5 * 5 * 4 + 5 * 5 * 4 * 6 + 96 * 16 + 16 * 10
+    if method != "clustering":
+        assert results["pruning_ratio"] == pytest.approx(kernels / math.ceil(0.1 * kernels))
+    least, most = {"ye": (16, 32), "pruning": (1, 1), "clustering": (32, 32)}[method]
+    ratio = results["paper_ratio"] / results["pruning_ratio"]
+    assert least - 1e-6 <= ratio <= most + 1e-6
+    capsys.readouterr()
 
 
 def test_a_finished_run_is_only_shown_again(finished: tuple[Path, str]) -> None:
@@ -193,7 +224,7 @@ BAD_COMMANDS = {
     "wrong type": (("lenet5_mnist", "--epochs=many"), "many"),
     "two budgets": (
         ("lenet5_mnist", "--ratio=3", "--density=0.1", "--bits=3"),
-        "the budget is --ratio",
+        "the budget of admm is ratio or bits with density",
     ),
     "no epochs": (("lenet5_mnist", "--epochs=0"), "at least 1 epoch"),
     "long warm-up": (("lenet5_mnist", "--warmup_epochs=99"), "fewer warmup_epochs"),
