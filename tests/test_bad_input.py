@@ -163,7 +163,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "proximal step without learning rate": (started(learning_rate=None), "learning_rate"),
     "state without admm": (
         lambda _: jpq_jax.finalize(params(), optax.sgd(0.1).init(params())),
-        "no AdmmState",
+        "no state of admm",
     ),
     "state of another tree": (of_another_tree, "state has a leaf 'dense/kernel'.*'other'"),
     "gradients of another tree": (

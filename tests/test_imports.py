@@ -29,6 +29,7 @@ ALLOWED |= {
     name: {*ORDER, "artifact", *AFTER[: i + 1]} - {"transforms"} for i, name in enumerate(AFTER)
 }
 ALLOWED["finalize"] = {*ORDER, "file_budget", "finalize"}
+ALLOWED["recipe"] = {*ALLOWED["finalize"], "recipe"}
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -33,11 +34,14 @@ def ye_2018() -> list[Stage]:
     ]
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def step(update: Any, params: Any, state: Any) -> tuple[Any, Any]:
+    updates, state = update({"kernel": params["kernel"] - target()}, state, params)
+    return optax.apply_updates(params, updates), state
+
+
 def one_update(stages: list[Stage], run: Run) -> Run:
-    gradients = {"kernel": run.params["kernel"] - target()}
-    optimizer = stages[run.stage].optimizer
-    updates, state = optimizer.update(gradients, run.state, run.params)
-    params = optax.apply_updates(run.params, updates)
+    params, state = step(stages[run.stage].optimizer.update, run.params, run.state)
     return advance(stages, run._replace(params=params, state=state))
 
 
@@ -48,6 +52,9 @@ def go_on(stages: list[Stage], run: Run, updates: int | None = None) -> tuple[Ru
         names.append(stages[run.stage].name)
         run = one_update(stages, run)
     return run, names
+
+
+STAGES = ye_2018()  # made once, so that their updates are compiled once
 
 
 def started(stages: list[Stage]) -> Run:
@@ -69,9 +76,9 @@ def test_prune_retrain_cluster_retrain():
         assert value == pytest.approx(wanted[kernel == value].mean(), abs=0.35)
 
 
-@pytest.mark.parametrize("after", [1, 29, 30, 31, 45, 79])
+@pytest.mark.parametrize("after", [1, 29, 30, 31, 79])
 def test_a_run_goes_on_from_any_step(after: int):
-    stages = ye_2018()
+    stages = STAGES
     whole, _ = go_on(stages, started(stages))
     part, _ = go_on(stages, started(stages), after)
     shapes = like(stages, part.stage, part.params)
