@@ -9,7 +9,18 @@ from typing import Literal
 
 from experiments import configs
 
-ModelName = Literal["lenet5", "lenet5_relu", "resnet20"]
+ModelName = Literal[
+    "lenet5",
+    "lenet5_relu",
+    "lenet300",
+    "resnet20",
+    "resnet50",
+    "resnet50_cifar10",
+    "alexnet",
+    "vgg16",
+    "vgg16_cifar10",
+    "mobilenet",
+]
 DatasetName = Literal["mnist", "cifar10"]
 Method = Literal["admm", "joint", "pruning", "clustering", "ye"]
 OptimizerName = Literal["sgd", "adam"]
@@ -133,7 +144,7 @@ class Config:
             (self.density is None or 0 < self.density <= 1, "a density above 0, up to 1"),
             (self.bits is None or 1 <= self.bits <= 8, "bits of 1 to 8"),
             (
-                self.units is None or (self.model != "resnet20" and min(self.units) >= 1),
+                self.units is None or (self.model.startswith("lenet5") and min(self.units) >= 1),
                 "units of at least 1, and only for LeNet-5",
             ),
             (self.epochs >= 1, "at least 1 epoch"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,30 @@ from flax import nnx
 
 from experiments.config import ModelName
 from experiments.data import Dataset, Split, normalize
-from experiments.models.lenet5 import UNITS, LeNet5, Units, narrowed
+from experiments.models.alexnet import AlexNet
+from experiments.models.lenet5 import LeNet5, Units, narrowed
+from experiments.models.lenet300 import LeNet300
+from experiments.models.mobilenet import MobileNetV1
 from experiments.models.resnet20 import ResNet20
+from experiments.models.resnet50 import ResNet50
+from experiments.models.vgg16 import VGG16, VGG16ForCifar10
 
 _EVALUATION_BATCH = 125  # on a CPU nearly twice as fast as 1000
+
+
+_MODELS: dict[ModelName, Callable[..., nnx.Module]] = {
+    "lenet5": functools.partial(LeNet5, relu=False),
+    "lenet5_relu": functools.partial(LeNet5, relu=True),
+    "lenet300": LeNet300,
+    "resnet20": ResNet20,
+    "resnet50": functools.partial(ResNet50, cifar10=False),
+    "resnet50_cifar10": functools.partial(ResNet50, cifar10=True),
+    "alexnet": AlexNet,
+    "vgg16": VGG16,
+    "vgg16_cifar10": VGG16ForCifar10,
+    "mobilenet": MobileNetV1,
+}
+_DROPPING = (AlexNet, VGG16)  # take a key
 
 
 class Model(NamedTuple):
@@ -32,15 +53,18 @@ class Model(NamedTuple):
     def variables(self) -> Any:
         return joined(self.params, self.statistics)
 
-    def seen(self, params: Any, statistics: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+    def seen(
+        self, params: Any, statistics: Any, images: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Any]:
         """In training: [N, classes] logits, and the statistics after this batch.
 
-        images: [N, H, W, C] float32, normalized.
+        images: [N, H, W, C] float32, normalized; key: for dropout, in models that have it.
         """
         # Copied into this trace, in which the statistics change.
         model = nnx.merge(self.graph, params, statistics, copy=True)
         model.train()
-        return model(images), nnx.state(model, nnx.BatchStat)
+        dropping = {"key": key} if isinstance(model, _DROPPING) else {}
+        return model(images, **dropping), nnx.state(model, nnx.BatchStat)
 
     def logits(self, variables: Any, images: jax.Array) -> jax.Array:
         """In use: [N, classes].
@@ -68,10 +92,8 @@ def build(name: ModelName, seed: int, units: Units | None = None) -> Model:
     units: of a LeNet-5 that is narrower than usual.
     """
     rngs = nnx.Rngs(seed)
-    if name == "resnet20":
-        model = ResNet20(rngs=rngs)
-    else:
-        model = LeNet5(units=units or UNITS, relu=name == "lenet5_relu", rngs=rngs)
+    narrow = {} if units is None else {"units": units}
+    model = _MODELS[name](rngs=rngs, **narrow)
     return Model(*nnx.split(model, nnx.Param, nnx.BatchStat))
 
 

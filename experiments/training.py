@@ -244,7 +244,7 @@ def epoch_function(
         seen = _augmented(config, key, images[chosen])
         gradient = jax.value_and_grad(loss, has_aux=True)
         (value, statistics), gradients = gradient(
-            trained.params, trained.statistics, seen, labels[chosen]
+            trained.params, trained.statistics, seen, labels[chosen], jax.random.fold_in(key, 3)
         )
         updates, opt_state = optimizer.update(gradients, trained.opt_state, trained.params)
         params = optax.apply_updates(trained.params, updates)
@@ -274,9 +274,9 @@ def _loss_function(
 ) -> Callable[..., tuple[jax.Array, Any]]:
     share = 0.0 if teacher is None else distill
 
-    def loss(params: Any, statistics: Any, images: jax.Array, labels: jax.Array):
+    def loss(params: Any, statistics: Any, images: jax.Array, labels: jax.Array, key: Any = None):
         images = normalize(images, dataset.mean, dataset.std)
-        logits, statistics = model.seen(params, statistics, images)
+        logits, statistics = model.seen(params, statistics, images, key)
         losses = (1 - share) * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         if share:
             taught = jax.nn.log_softmax(model.logits(teacher, images))

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import files
 import jax
@@ -17,9 +18,10 @@ from safetensors.numpy import save_file
 import jpq_jax
 from experiments import config as configuration
 from experiments import model, training
+from experiments.config import ModelName
 from experiments.data import Dataset, Split
 from experiments.models.convolution import valid_convolution
-from experiments.models.pytorch_weights import load_pytorch
+from experiments.models.pytorch_weights import _KINDS, _NAMES, load_pytorch
 
 
 def test_lenet5_has_the_papers_weights() -> None:
@@ -39,6 +41,86 @@ def test_resnet20_has_the_papers_weights() -> None:
         "mean",
         "var",
     }
+
+
+WEIGHTS = {
+    "lenet300": (266_200, 266_610),
+    "resnet50": (25_502_912, 25_557_032),
+    "resnet50_cifar10": (23_467_712, 23_520_842),
+    "alexnet": (61_090_496, 61_100_840),
+    "vgg16": (138_344_128, 138_357_544),
+    "vgg16_cifar10": (14_715_584, 14_728_266),
+    "mobilenet": (4_209_088, 4_231_976),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_models_have_the_published_weights(name: ModelName) -> None:
+    shapes = jax.eval_shape(lambda: model.build(name, seed=0).params)
+    plan = jpq_jax.plan_leaves(shapes)
+    sizes = [leaf.size for leaf in jax.tree.leaves(shapes)]
+    counted = sum(size for size, p in zip(sizes, plan, strict=True) if p.compress)
+    assert (counted, sum(sizes)) == WEIGHTS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "classes"),
+    [
+        ("lenet300", 28, 10),
+        ("resnet50", 224, 1000),
+        ("resnet50_cifar10", 32, 10),
+        ("alexnet", 224, 1000),
+        ("vgg16", 224, 1000),
+        ("vgg16_cifar10", 32, 10),
+        ("mobilenet", 224, 1000),
+    ],
+)
+def test_models_see_images_and_are_trained(name: ModelName, side: int, classes: int) -> None:
+    def losses(key: jax.Array) -> jax.Array:
+        net = model.build(name, seed=0)
+        images = jnp.zeros((2, side, side, 1 if side == 28 else 3))
+
+        def loss(params: Any) -> jax.Array:
+            logits, _ = net.seen(params, net.statistics, images, key)
+            assert logits.shape == (2, classes)
+            return jnp.sum(logits)
+
+        return jax.grad(loss)(net.params)
+
+    gradients = jax.eval_shape(losses, jax.random.key(0))
+    assert len(jax.tree.leaves(gradients)) > 5
+
+
+def torch_tensors(name: ModelName) -> dict[str, np.ndarray]:
+    """Zeros of PyTorch's shapes under its names, from ours."""
+    net = jax.eval_shape(lambda: model.build(name, seed=0).variables)
+    tensors = {}
+    for place, leaf in jpq_jax.leaves_with_paths(net):
+        layer, _, kind = place.rpartition("/")
+        turned = tuple(leaf.shape[i] for i in {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[leaf.ndim])
+        tensors[f"{_NAMES[name][layer]}.{_KINDS[kind]}"] = np.zeros(turned, np.float32)
+    return tensors
+
+
+# A name of torchvision's, or of the checkpoint that MobileNet's are after, and its shape.
+THEIRS = {
+    "lenet300": ("fc2.weight", (100, 300)),
+    "resnet50": ("layer3.5.bn3.running_var", (1024,)),
+    "resnet50_cifar10": ("layer2.0.downsample.0.weight", (512, 256, 1, 1)),
+    "alexnet": ("classifier.1.weight", (4096, 9216)),
+    "vgg16": ("features.28.weight", (512, 512, 3, 3)),
+    "vgg16_cifar10": ("features.41.running_mean", (512,)),
+    "mobilenet": ("model.13.0.weight", (1024, 1, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_pytorchs_names_lead_to_each_leaf(name: ModelName) -> None:
+    tensors = torch_tensors(name)
+    theirs, shape = THEIRS[name]
+    assert tensors[theirs].shape == shape
+    net = jax.eval_shape(lambda: model.build(name, seed=0).variables)
+    assert len(tensors) == len(jax.tree.leaves(net))
 
 
 def torch_resnet_layout(draw: np.random.Generator) -> dict[str, np.ndarray]:
