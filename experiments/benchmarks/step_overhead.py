@@ -9,69 +9,38 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 import jpq_jax
+from experiments.benchmarks.steps import Steps
 from experiments.config import ModelName
 from experiments.files import write_json
-from experiments.model import Model, build
+from experiments.model import build
 from experiments.provenance import provenance
 from experiments.publish import RESULTS
 
 _BATCH, _EVERY, _RATIO = 128, 10, 50
-_IMAGES: dict[ModelName, tuple[int, ...]] = {"lenet5": (28, 28, 1), "resnet20": (32, 32, 3)}
-
-
-def runner(
-    model: Model, optimizer: optax.GradientTransformation, images: jax.Array, labels: jax.Array
-) -> Callable[[], float]:
-    """Seconds of a round of steps; each call goes on where the last one ended."""
-
-    def loss(params: Any, statistics: Any):
-        logits, statistics = model.seen(params, statistics, images)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.mean(losses), statistics
-
-    def step(params: Any, statistics: Any, state: Any):
-        gradients, statistics = jax.grad(loss, has_aux=True)(params, statistics)
-        updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), statistics, state
-
-    compiled = jax.jit(step, donate_argnums=(0, 1, 2))
-    params, statistics = (jax.tree.map(jnp.copy, x) for x in (model.params, model.statistics))
-    held = [(params, statistics, optimizer.init(params))]
-
-    def run() -> float:
-        started = time.perf_counter()
-        for _ in range(_EVERY):
-            held[0] = compiled(*held[0])
-        jax.block_until_ready(held[0])
-        return time.perf_counter() - started
-
-    return run
+_IMAGES: dict[ModelName, tuple[int, int]] = {"lenet5": (28, 1), "resnet20": (32, 3)}
 
 
 def measure(name: ModelName, rounds: int) -> dict[str, Any]:
     """One row."""
     model = build(name, seed=0)
-    keys = jax.random.split(jax.random.key(0))
-    images = jax.random.normal(keys[0], (_BATCH, *_IMAGES[name]))
-    labels = jax.random.randint(keys[1], (_BATCH,), 0, 10)
+    side, channels = _IMAGES[name]
     sgd = optax.sgd(1e-3, momentum=0.9)
     latent = jpq_jax.latent(sgd, jpq_jax.joint(jpq_jax.Budget(ratio=_RATIO)), every=_EVERY)
-    plain, constrained = (runner(model, optimizer, images, labels) for optimizer in (sgd, latent))
-    for _ in range(2):  # compiled, and the first plan, which takes longest, made
-        _ = plain(), constrained()
-    pairs = [(plain(), constrained()) for _ in range(rounds)]
+    both = [
+        Steps(model, optimizer, batch=_BATCH, side=side, channels=channels)
+        for optimizer in (sgd, latent)
+    ]
+    for steps in 2 * both:  # the first plan takes longest
+        steps.seconds(_EVERY)
+    pairs = [tuple(steps.seconds(_EVERY) for steps in both) for _ in range(rounds)]
     return {
         "model": name,
         "batch": _BATCH,
