@@ -46,6 +46,21 @@ def test_a_record_meets_its_target(name: str, ratio: float, accuracy: float) -> 
     assert record["median"]["accuracy"] >= accuracy
 
 
+@pytest.mark.parametrize(
+    ("name", "nbytes", "accuracy"),
+    [
+        ("lenet5_mnist-bytes-lossless", 3030, 0.9931),
+        ("lenet5_mnist-bytes-smallest", 1520, 0.9904),
+    ],
+)
+def test_a_record_in_bytes_meets_its_target(name: str, nbytes: int, accuracy: float) -> None:
+    """Those of MIRACLE (Havasi et al., 2019, arXiv 1810.00440)."""
+    record = json.loads((RESULTS / f"{name}.json").read_text())
+    assert (ARTIFACTS / record["artifact"]).stat().st_size <= nbytes
+    assert record["median"]["file_bytes"] <= nbytes
+    assert record["median"]["accuracy"] >= accuracy
+
+
 def test_readme_shows_the_results() -> None:
     text = render.README.read_text()
     assert render.rendered(text) == text, "run: python -m experiments.render"
