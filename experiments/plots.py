@@ -1,7 +1,8 @@
-"""Two figures of a run, as PNG: accuracy and size over training, bits and density per layer."""
+"""Figures, as PNG: of a run its accuracy and size over training, and bits and density per layer; of many, one against the other."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,4 +70,22 @@ def draw_distortion(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set(xscale="log", yscale="log", title=checkpoint, xlabel="ratio, paper metric")
     panels[0].set_ylabel("relative squared error")
     panels[0].legend()
+    figure.savefig(path, dpi=120)
+
+
+def draw_frontier(series: dict[str, Sequence[Any]], title: str, path: Path) -> None:
+    """Test error against bytes; of each series the points, with name, nbytes and accuracy."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for label, points in series.items():
+        sizes, errors = ([p.nbytes for p in points], [100 * (1 - p.accuracy) for p in points])
+        axes.plot(sizes, errors, "o" if label == "published" else "s", label=label)
+        for i, (point, error) in enumerate(zip(points, errors, strict=True)):
+            above = (4, -11, 15, 4, 4)[i % 5] if label == "published" else -11  # apart from another
+            place = {"xytext": (6, above), "textcoords": "offset points", "fontsize": 8}
+            axes.annotate(point.name, (point.nbytes, error), **place)
+    axes.set(xscale="log", xlabel="bytes of the file", ylabel="test error, %", title=title)
+    axes.set_xlim(1_000, 200_000)
+    axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
+    axes.legend()
     figure.savefig(path, dpi=120)

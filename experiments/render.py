@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.frontier import PUBLISHED, records
 from experiments.publish import RESULTS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -186,7 +187,23 @@ def _file_size() -> str:
     return _markdown(columns, [*rows, mean])
 
 
+def _frontier() -> str:
+    """LeNet-5, bytes against accuracy."""
+    points = sorted([*PUBLISHED, *records()], key=lambda point: -point.nbytes)
+    ours = {point.name for point in records()}
+    rows = [
+        [
+            f"`{point.name}`" if point.name in ours else point.name,
+            f"{point.nbytes:,.0f}",
+            _percent(point.accuracy),
+        ]
+        for point in points
+    ]
+    return _markdown(["LeNet-5 on MNIST", "bytes", "accuracy"], rows)
+
+
 _TABLES = {
+    "frontier": _frontier,
     "file_size": _file_size,
     "records": _records,
     "projections": _projections,
