@@ -1,0 +1,168 @@
+"""ImageNet's reading, cropping and sharing out, on images that the tests make."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from experiments.data import imagenet
+
+
+def jpeg(color: tuple[int, int, int], size: tuple[int, int] = (60, 40)) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", size, color).save(data, "JPEG")
+    return data.getvalue()
+
+
+def color_of(label: int, index: int) -> tuple[int, int, int]:
+    return (40 * label, 6 * index, 90)
+
+
+def write_folder(root: Path, images: int = 12) -> Path:
+    for split, count in (("train", images), ("val", 3)):
+        for label in range(3):
+            folder = root / split / f"n{label:08d}"
+            folder.mkdir(parents=True)
+            for index in range(count):
+                (folder / f"{index:02d}.JPEG").write_bytes(jpeg(color_of(label, index)))
+    return root
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> imagenet.ImageNet:
+    return imagenet.open_imagenet(write_folder(tmp_path))
+
+
+def all_of(part: imagenet.Part, size: int, **options: Any) -> list[imagenet.Batch]:
+    return list(imagenet.batches(part, size, side=32, threads=2, **options))
+
+
+def test_splits_are_apart_and_all_there_is(found: imagenet.ImageNet):
+    train, validation = found.train.indices, found.validation.indices
+    assert len(validation) == 3
+    assert sorted([*train, *validation]) == list(range(36))
+    assert list(found.test.indices) == list(range(9))
+
+
+def test_an_image_comes_with_its_label(found: imagenet.ImageNet):
+    for part in found:
+        for images, labels in all_of(part, 3):
+            assert images.shape == (3, 32, 32, 3)
+            assert images.dtype == np.uint8
+            np.testing.assert_allclose(images[..., 0].mean((1, 2)), 40 * labels, atol=4)
+
+
+def test_an_epoch_is_the_same_whatever_the_threads_and_another_seed_is_not(
+    found: imagenet.ImageNet,
+):
+    one = all_of(found.train, 8, seed=1)
+    again = list(imagenet.batches(found.train, 8, seed=1, side=32, threads=1, ahead=1))
+    other = all_of(found.train, 8, seed=2)
+    assert len(one) == 4  # of 33 images
+    for a, b in zip(one, again, strict=True):
+        np.testing.assert_array_equal(a.images, b.images)
+    assert any((a.labels != b.labels).any() for a, b in zip(one, other, strict=True))
+
+
+def test_processes_share_each_batch(found: imagenet.ImageNet):
+    whole = all_of(found.test, 4)
+    parts = [all_of(found.test, 4, shard=(i, 2)) for i in range(2)]
+    assert [len(batch.labels) for batch in whole] == [4, 4, 1]
+    for i, part in enumerate(parts):
+        for batch, own in zip(whole[:2], part, strict=False):
+            np.testing.assert_array_equal(own.images, batch.images[i::2])
+    with pytest.raises(ValueError, match="batches of 3 for 2 processes"):
+        all_of(found.test, 3, shard=(0, 2))
+
+
+def test_crops_lie_within_the_image():
+    draw = np.random.default_rng(0)
+    for size in ((500, 375), (30, 2000), (1, 1)):
+        for _ in range(200):
+            left, upper, right, lower = imagenet.crop_of(size, draw)
+            assert 0 <= left < right <= size[0] + 1e-9
+            assert 0 <= upper < lower <= size[1] + 1e-9
+            if size == (500, 375):
+                area = (right - left) * (lower - upper) / (500 * 375)
+                assert 0.08 - 1e-9 <= area <= 1 + 1e-9
+
+
+def test_a_test_image_is_the_middle():
+    assert imagenet.middle_of((512, 256), 224) == (144, 16, 368, 240)
+    assert imagenet.middle_of((128, 256), 224) == (8, 72, 120, 184)
+    pixels = np.zeros((256, 256, 3), np.uint8)
+    pixels[16:240, 16:240] = 200
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+
+    class One:
+        def __len__(self) -> int:
+            return 1
+
+        def read(self, index: int) -> tuple[bytes, int]:
+            return data.getvalue(), index
+
+    [batch] = imagenet.batches(imagenet.Part(One(), np.arange(1), False), 1)
+    assert (batch.images == 200).all()
+
+
+def test_a_damaged_image_is_named(tmp_path: Path):
+    write_folder(tmp_path)
+    (tmp_path / "val" / "n00000001" / "01.JPEG").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="image 4: cannot be decoded"):
+        all_of(imagenet.open_imagenet(tmp_path).test, 3)
+
+
+def test_no_imagenet_is_told(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="looked for imagenet2012/"):
+        imagenet.open_imagenet(tmp_path)
+    (tmp_path / "train" / "n0").mkdir(parents=True)
+    (tmp_path / "val").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no CLASS/\*\.JPEG"):
+        imagenet.open_imagenet(tmp_path)
+
+
+class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Of the official name and features."""
+
+    name = "imagenet2012"
+    VERSION = tfds.core.Version("5.1.0")
+    url_infos = None
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "file_name": tfds.features.Text(),
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(num_classes=3),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> Any:
+        del dl_manager
+        return {"train": self._generate_examples(12), "validation": self._generate_examples(3)}
+
+    def _generate_examples(self, count: int = 0) -> Any:
+        for label in range(3):
+            for index in range(count):
+                name = f"{label}-{index}"
+                image = io.BytesIO(jpeg(color_of(label, index)))
+                yield name, {"file_name": name, "image": image, "label": label}
+
+
+def test_records_of_tensorflow_datasets(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tfds.disable_progress_bar()
+    builder = Imagenet2012(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    capsys.readouterr()
+    found = imagenet.open_imagenet(tmp_path)
+    assert (len(found.train.indices), len(found.validation.indices)) == (33, 3)
+    for images, labels in all_of(found.test, 3):
+        np.testing.assert_allclose(images[..., 0].mean((1, 2)), 40 * labels, atol=4)
