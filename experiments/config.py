@@ -21,7 +21,7 @@ ModelName = Literal[
     "vgg16_cifar10",
     "mobilenet",
 ]
-DatasetName = Literal["mnist", "cifar10"]
+DatasetName = Literal["mnist", "cifar10", "imagenet"]
 Method = Literal["admm", "joint", "pruning", "clustering", "ye"]
 OptimizerName = Literal["sgd", "adam"]
 
@@ -64,6 +64,9 @@ class Config:
     the share of all kernels' weights that is kept."""
     bits: int | None = None
     """Bits per nonzero weight, with density; also every kernel's bit-width at the start."""
+
+    before: tuple[tuple[float, int], ...] = ()
+    """Densities and bits of looser budgets that come before, one after the other, each for as many epochs."""
 
     train_images: int | None = None
     """Train on the first so many images only, for a quick look."""
@@ -146,6 +149,10 @@ class Config:
             (
                 self.units is None or (self.model.startswith("lenet5") and min(self.units) >= 1),
                 "units of at least 1, and only for LeNet-5",
+            ),
+            (
+                not self.before or (self.method == "admm" and self.density is not None),
+                "budgets before only for admm, with density and bits",
             ),
             (self.epochs >= 1, "at least 1 epoch"),
             (0 <= self.warmup_epochs < self.epochs, "fewer warmup_epochs than epochs"),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.config import ModelName
-from experiments.data import Dataset, Split, normalize
+from experiments.data import Dataset, Part, Split, normalize
 from experiments.models.alexnet import AlexNet
 from experiments.models.lenet5 import LeNet5, Units, narrowed
 from experiments.models.lenet300 import LeNet300
@@ -105,17 +105,15 @@ def narrow(name: ModelName, model: Model, units: Units) -> Model:
     return template._replace(params=jax.tree.unflatten(jax.tree.structure(template.params), leaves))
 
 
-def accuracy(model: Model, variables: Any, dataset: Dataset, split: Split) -> float:
+def accuracy(model: Model, variables: Any, dataset: Dataset, split: Split | Part) -> float:
     """The share of a split's images that the model gets right, exactly counted.
 
     variables: params and statistics, `joined`.
     """
     total = 0
-    for start in range(0, len(split.labels), _EVALUATION_BATCH):
-        batch = slice(start, start + _EVALUATION_BATCH)
-        images, labels = split.images[batch], split.labels[batch]
+    for images, labels in split.batches(_EVALUATION_BATCH):
         total += int(_right(model.graph, dataset.mean, dataset.std, variables, images, labels))
-    return total / len(split.labels)
+    return total / split.size
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import functools
 import itertools
 import math
@@ -14,13 +15,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import jpq_jax
 from experiments import checkpoints
 from experiments.config import Config
-from experiments.data import Dataset, normalize, random_flip, random_shift, random_turn
+from experiments.data import (
+    Dataset,
+    Part,
+    normalize,
+    random_flip,
+    random_shift,
+    random_turn,
+)
+from experiments.data.imagenet import batches as streamed_batches
 from experiments.evaluate import count_kernels
 from experiments.model import Model, accuracy, joined
 from jpq_jax.plan import capacity, compressed_leaves
@@ -29,8 +39,10 @@ from jpq_jax.recipe import Stage, as_they_are, projected, started
 History = list[dict[str, Any]]
 
 DENSE = "dense"  # the name of the stage before compression
+FINE_TUNE = "fine-tune"  # and of the last, where there is one
 _REFITS = 20  # of the codebooks in an epoch of fine-tuning, as Yang et al. do
 _PROJECTIONS = 4  # of ADMM toward a plan in an epoch
+_SEEDS = 10_000  # more than there are epochs: each has a seed of its own
 _RISES = 4  # of its rho in a stage, by the cube root of 10 each
 
 
@@ -42,8 +54,8 @@ class Snapshot(NamedTuple):
       statistics: what the norms have seen.
       opt_state: the optimizer's state.
       baseline: params and statistics of the dense model that compression started from.
-      best: codes and statistics of the epoch that is best on the validation split, of those whose codes are of this structure;
-        None in the dense stage.
+      best: codes and statistics of the epoch that is best on the validation split, of this stage, and if this is fine-tuning, of
+        the one before; None in the dense stage.
       best_epoch: [] int32, counted from 1; 0 if there is none yet.
     """
 
@@ -86,8 +98,10 @@ def stages_of(config: Config, params: Any, steps: int) -> list[Stage]:
         )
     if config.method == "ye":
         return [*stages, *_ye(config, steps)]
-    compression = _compression(config, params, steps)
-    stages.append(Stage("compress", config.epochs * steps, compression))
+    for density, bits in (*config.before, (config.density, config.bits)):
+        budget = dataclasses.replace(config, density=density, bits=bits, before=())
+        compression = _compression(budget, params, steps)
+        stages.append(Stage("compress", config.epochs * steps, compression))
     if config.finetune_epochs:
         stages.append(_FINE_TUNING[config.method](config, steps))
     return stages
@@ -171,7 +185,7 @@ def _fine_tuning(
     schedule = _schedule(config.finetune_learning_rate, 0, total)
     inner = optax.chain(*_sgd(config, schedule), jpq_jax.mask_updates())
     held = jpq_jax.latent(inner, jpq_jax.clustering(1), every=max(steps // _REFITS, 1))
-    return Stage("fine-tune", total, held, inherit, {"clustered_bits": bits})
+    return Stage(FINE_TUNE, total, held, inherit, {"clustered_bits": bits})
 
 
 def _masked_retraining(config: Config, steps: int) -> Stage:
@@ -179,14 +193,14 @@ def _masked_retraining(config: Config, steps: int) -> Stage:
     schedule = _schedule(config.finetune_learning_rate, 0, total)
     keep = jpq_jax.project_params(jpq_jax.pruning(config.density or 1.0), every=steps)
     masked = optax.chain(*_sgd(config, schedule), jpq_jax.mask_updates(), keep)
-    return Stage("fine-tune", total, masked, projected)
+    return Stage(FINE_TUNE, total, masked, projected)
 
 
 def _cluster_retraining(config: Config, steps: int) -> Stage:
     total = config.finetune_epochs * steps
     schedule = _schedule(config.finetune_learning_rate, 0, total)
     clusters = optax.chain(*_sgd(config, schedule), jpq_jax.cluster_updates())
-    return Stage("fine-tune", total, clusters, projected)
+    return Stage(FINE_TUNE, total, clusters, projected)
 
 
 _FINE_TUNING: dict[str, Callable[[Config, int], Stage]] = {
@@ -219,6 +233,33 @@ def _sgd(config: Config, schedule: optax.Schedule) -> list[optax.GradientTransfo
     ]
 
 
+def step_function(
+    model: Model,
+    dataset: Dataset,
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    teacher: Any = None,
+) -> Callable[..., tuple[Trained, jax.Array]]:
+    """One step: (trained, images, labels, key) -> trained, and the loss.
+
+    images: [N, H, W, C] uint8; they are shifted, flipped and normalized.
+    teacher: variables of the dense model that is learned from, too (Hinton et al., 2015, arXiv 1503.02531); None for none.
+    """
+    loss = _loss_function(model, dataset, config.distill, teacher)
+
+    def step(trained: Trained, images: jax.Array, labels: jax.Array, key: jax.Array):
+        seen = _augmented(config, key, images)
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        (value, statistics), gradients = gradient(
+            trained.params, trained.statistics, seen, labels, jax.random.fold_in(key, 3)
+        )
+        updates, opt_state = optimizer.update(gradients, trained.opt_state, trained.params)
+        params = optax.apply_updates(trained.params, updates)
+        return Trained(params, statistics, opt_state), value
+
+    return step
+
+
 def epoch_function(
     model: Model,
     dataset: Dataset,
@@ -228,10 +269,10 @@ def epoch_function(
 ) -> Callable[..., tuple[Trained, jax.Array]]:
     """One epoch: (trained, images, labels, key) -> trained, and the mean loss.
 
-    images: [N, H, W, C] uint8, all of them on the device; they are shuffled, shifted, flipped and normalized there.
-    teacher: variables of the dense model that is learned from, too (Hinton et al., 2015, arXiv 1503.02531); None for none.
+    images: [N, H, W, C] uint8, all of them on the device, where they are shuffled.
     """
-    size, loss = config.batch_size, _loss_function(model, dataset, config.distill, teacher)
+    size = config.batch_size
+    on_batch = step_function(model, dataset, config, optimizer, teacher)
 
     def batches(labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         order_key, augment_key = jax.random.split(key)
@@ -241,14 +282,7 @@ def epoch_function(
 
     def step(trained: Trained, batch: tuple[jax.Array, jax.Array], images: Any, labels: Any):
         chosen, key = batch
-        seen = _augmented(config, key, images[chosen])
-        gradient = jax.value_and_grad(loss, has_aux=True)
-        (value, statistics), gradients = gradient(
-            trained.params, trained.statistics, seen, labels[chosen], jax.random.fold_in(key, 3)
-        )
-        updates, opt_state = optimizer.update(gradients, trained.opt_state, trained.params)
-        params = optax.apply_updates(trained.params, updates)
-        return Trained(params, statistics, opt_state), value
+        return on_batch(trained, images[chosen], labels[chosen], key)
 
     def whole(trained: Trained, images: jax.Array, labels: jax.Array, key: jax.Array):
         def next_step(trained: Trained, batch: tuple[jax.Array, jax.Array]):
@@ -267,6 +301,41 @@ def epoch_function(
         return trained, jnp.mean(jnp.stack(losses))
 
     return jax.jit(whole, donate_argnums=0) if config.whole_epoch else by_steps
+
+
+def streamed_epoch_function(
+    model: Model,
+    dataset: Dataset,
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    teacher: Any = None,
+) -> Callable[[Trained, Part, int, jax.Array], tuple[Trained, jax.Array]]:
+    """One epoch of images that come from the host: (trained, part, seed, key) -> trained, and the mean loss.
+
+    Every batch is shared out over all devices of all processes, each of which holds the params whole.
+
+    Raises:
+      ValueError: if the devices cannot share a batch.
+    """
+    size, devices = config.batch_size, jax.device_count()
+    if size % devices:
+        raise ValueError(f"got batches of {size} for {devices} devices, expected a multiple")
+    mesh = jax.make_mesh((devices,), ("images",), axis_types=(jax.sharding.AxisType.Auto,))
+    shared, whole = (
+        NamedSharding(mesh, spec) for spec in (PartitionSpec("images"), PartitionSpec())
+    )
+    step = jax.jit(step_function(model, dataset, config, optimizer, teacher), donate_argnums=0)
+    shard = jax.process_index(), jax.process_count()
+
+    def epoch(trained: Trained, part: Part, seed: int, key: jax.Array):
+        trained, losses = jax.device_put(trained, whole), []
+        for i, batch in enumerate(streamed_batches(part, size, seed=seed, shard=shard)):
+            own = [jax.make_array_from_process_local_data(shared, x) for x in batch]
+            trained, value = step(trained, *own, jax.random.fold_in(key, i))
+            losses.append(value)
+        return trained, jnp.mean(jnp.stack(losses))
+
+    return epoch
 
 
 def _loss_function(
@@ -306,10 +375,10 @@ def train(
     Raises:
       FloatingPointError: if the loss is no longer finite.
     """
-    steps = len(dataset.train.labels) // config.batch_size
+    steps = dataset.train.size // config.batch_size
     stages = stages_of(config, model.params, steps)
     ends = list(itertools.accumulate(stage.steps // steps for stage in stages))
-    images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
+    run_of = _runs(config, model, dataset)
     store = checkpoints.Checkpoints(workdir / "checkpoints")
     done, history = store.latest(), []
     stage = stages[bisect.bisect_right(ends, max(done - 1, 0))]
@@ -317,7 +386,7 @@ def train(
     if done:
         snapshot, history = store.restore(done, snapshot)
         console.print(f"going on after epoch {done}, found in {workdir}")
-    run_epoch = epoch_function(model, dataset, config, stage.optimizer, snapshot.baseline)
+    run_epoch = run_of(stage, snapshot)
     with _progress(console) as progress:
         bar = progress.add_task("training", total=ends[-1], completed=done)
         for epoch in range(done, ends[-1]):
@@ -325,12 +394,10 @@ def train(
             stage = stages[bisect.bisect_right(ends, epoch)]
             if epoch in ends:
                 snapshot = _begin(stage, snapshot, model)
-                run_epoch = epoch_function(
-                    model, dataset, config, stage.optimizer, snapshot.baseline
-                )
+                run_epoch = run_of(stage, snapshot)
             key = jax.random.fold_in(jax.random.key(config.seed), epoch)
             trained = Trained(snapshot.params, snapshot.statistics, snapshot.opt_state)
-            trained, loss = run_epoch(trained, images, labels, key)
+            trained, loss = run_epoch(trained, epoch, key)
             if not math.isfinite(loss):
                 raise FloatingPointError(
                     f"training diverged in epoch {epoch + 1} (loss {float(loss)}); lower the learning rate"
@@ -344,6 +411,27 @@ def train(
             progress.advance(bar)
     store.close()
     return snapshot, history
+
+
+def _runs(
+    config: Config, model: Model, dataset: Dataset
+) -> Callable[[Stage, Snapshot], Callable[[Trained, int, jax.Array], tuple[Trained, jax.Array]]]:
+    """From a stage and where it starts to a function that trains for an epoch of this number."""
+    part = dataset.train
+    if isinstance(part, Part):
+
+        def streamed(stage: Stage, start: Snapshot):
+            run = streamed_epoch_function(model, dataset, config, stage.optimizer, start.baseline)
+            return lambda trained, epoch, key: run(trained, part, config.seed * _SEEDS + epoch, key)
+
+        return streamed
+    images, labels = jnp.asarray(part.images), jnp.asarray(part.labels)
+
+    def held(stage: Stage, start: Snapshot):
+        run = epoch_function(model, dataset, config, stage.optimizer, start.baseline)
+        return lambda trained, _, key: run(trained, images, labels, key)
+
+    return held
 
 
 def _blank(stage: Stage, model: Model) -> Snapshot:
@@ -372,7 +460,8 @@ def _begin(stage: Stage, before: Snapshot, model: Model) -> Snapshot:
         return _blank(stage, dense)
     after = before._replace(params=_kept(params), opt_state=_kept(state))
     none = _none_yet(stage, params, before.statistics)
-    if jax.tree.structure(none) == jax.tree.structure(before.best):
+    is_alike = jax.tree.structure(none) == jax.tree.structure(before.best)
+    if stage.name == FINE_TUNE and is_alike:  # under the same budget
         return after
     return after._replace(best=none, best_epoch=jnp.int32(0))
 

@@ -170,8 +170,8 @@ def test_missing_cifar10_file_is_named(cifar_folder):
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match="'imagenet', known are: mnist, cifar10"):
-        data.load("imagenet")
+    with pytest.raises(ValueError, match="'imagenette', known are: mnist, cifar10"):
+        data.load("imagenette")
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])

@@ -6,11 +6,17 @@ import io
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tensorflow_datasets as tfds
+from flax import nnx
 from PIL import Image
 
+from experiments import data, model, training
+from experiments.config import Config
 from experiments.data import imagenet
 
 
@@ -166,3 +172,45 @@ def test_records_of_tensorflow_datasets(tmp_path: Path, capsys: pytest.CaptureFi
     assert (len(found.train.indices), len(found.validation.indices)) == (33, 3)
     for images, labels in all_of(found.test, 3):
         np.testing.assert_allclose(images[..., 0].mean((1, 2)), 40 * labels, atol=4)
+
+
+class Tiny(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.linear = nnx.Linear(3, 3, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.linear(jnp.mean(images, axis=(1, 2)))
+
+
+def test_a_streamed_epoch_on_eight_devices_is_that_of_one(tmp_path: Path):
+    dataset = data.load("imagenet", write_folder(tmp_path, 6))
+    assert isinstance(dataset.train, data.Part)
+    net = model.Model(*nnx.split(Tiny(nnx.Rngs(0)), nnx.Param, nnx.BatchStat))
+    settings = Config(dataset="imagenet", ratio=8, batch_size=8)
+    optimizer = optax.chain(optax.sgd(0.1, momentum=0.9))
+    key = jax.random.key(0)
+
+    def start() -> training.Trained:
+        params = jax.tree.map(jnp.copy, net.params)
+        return training.Trained(params, net.statistics, optimizer.init(params))
+
+    run = training.streamed_epoch_function(net, dataset, settings, optimizer)
+    got, loss = run(start(), dataset.train, 5, key)
+    step = jax.jit(training.step_function(net, dataset, settings, optimizer))
+    expected, losses = start(), []
+    for i, batch in enumerate(imagenet.batches(dataset.train, 8, seed=5)):
+        expected, value = step(expected, *map(jnp.asarray, batch), jax.random.fold_in(key, i))
+        losses.append(float(value))
+    assert len(losses) == 2
+    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-5)
+    for a, b in zip(jax.tree.leaves(got.params), jax.tree.leaves(expected.params), strict=True):
+        assert len(a.sharding.device_set) == 8
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    share = model.accuracy(net, net.variables, dataset, dataset.test)
+    assert 0 <= share <= 1
+    assert (share * 9) % 1 == pytest.approx(0, abs=1e-9)
+    assert dataset.with_train_images(4).train.size == 4
+    with pytest.raises(ValueError, match="batches of 9 for 8 devices"):
+        training.streamed_epoch_function(
+            net, dataset, Config(dataset="imagenet", ratio=8, batch_size=9), optimizer
+        )

@@ -240,6 +240,29 @@ def test_the_published_preset_is_the_authors_setting() -> None:
     assert published.shift == 0
 
 
+def test_alexnets_budgets_follow_each_other() -> None:
+    settings = configuration.presets("alexnet_imagenet")["yang"]
+    net = jax.eval_shape(lambda: model.build(settings.model, seed=0).params)
+    stages = training.stages_of(settings, net, steps=10)
+    assert [(stage.name, stage.steps) for stage in stages] == [
+        *3 * [("compress", 900)],
+        ("fine-tune", 600),
+    ]
+    limits = [stage.optimizer.init(net)[-1].bit_budget for stage in stages[:3]]
+    sizes = [p.size for p in jax.tree.leaves(net) if p.ndim > 1]
+    expected = [
+        b * sum(math.ceil(d * n) for n in sizes) for d, b in ((0.12, 6), (0.1, 5), (0.08, 4))
+    ]
+    assert [int(limit) for limit in limits] == expected
+
+
+@pytest.mark.parametrize("name", configuration.names())
+def test_every_preset_has_its_stages(name: str) -> None:
+    for settings in configuration.presets(name).values():
+        net = jax.eval_shape(lambda of=settings: model.build(of.model, 0, of.units).params)
+        assert training.stages_of(settings, net, steps=10)
+
+
 def test_the_paper_preset_differs_where_it_says() -> None:
     presets = configuration.presets("lenet5_mnist")
     settings, published = (dataclasses.asdict(presets[name]) for name in ("paper", "published"))

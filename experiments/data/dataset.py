@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from .imagenet import Part
 
 
 class Split(NamedTuple):
@@ -20,6 +23,15 @@ class Split(NamedTuple):
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int32]
 
+    @property
+    def size(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[Split]:
+        """All of it in order; the last one may be smaller."""
+        for start in range(0, self.size, size):
+            yield Split(self.images[start : start + size], self.labels[start : start + size])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
@@ -27,8 +39,8 @@ class Dataset:
 
     Attributes:
       name: the name it was loaded by.
-      train: the training images without the validation images.
-      validation: the last 5,000 training images.
+      train: the training images without the validation images. `Part`s are of data sets too large to be held.
+      validation: some training images that are held out: the last 5,000, where they are held.
       test: the test images.
       num_classes: number of classes.
       mean: per channel, of images scaled to [0, 1].
@@ -36,13 +48,17 @@ class Dataset:
     """
 
     name: str
-    train: Split
-    validation: Split
-    test: Split
+    train: Split | Part
+    validation: Split | Part
+    test: Split | Part
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def with_train_images(self, count: int | None) -> Dataset:
         """The same with the first `count` training images only; None keeps all."""
-        return replace(self, train=Split(self.train.images[:count], self.train.labels[:count]))
+        if isinstance(self.train, Part):
+            fewer = self.train._replace(indices=self.train.indices[:count])
+        else:
+            fewer = Split(self.train.images[:count], self.train.labels[:count])
+        return replace(self, train=fewer)

@@ -53,6 +53,14 @@ class Part(NamedTuple):
     indices: NDArray[np.int64]
     is_trained_on: bool
 
+    @property
+    def size(self) -> int:
+        return len(self.indices)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All of it in order; the last one may be smaller."""
+        return batches(self._replace(is_trained_on=False), size)
+
 
 class ImageNet(NamedTuple):
     """Attributes:

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import imagenet
 from .cache import cache_dir, cached_splits
 from .cifar_binary import read_cifar10
 from .dataset import Dataset, Split
@@ -35,7 +36,7 @@ _KNOWN = {
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """Loads a data set; validation is the last 5,000 training images.
+    """Loads a data set; validation is the last 5,000 training images. "imagenet" is only opened: see `imagenet.open_imagenet`.
 
     `data_dir` is only read. It holds the data set as tensorflow-datasets prepares it in the
     array_record format (`mnist/3.0.1/`, `cifar10/3.0.2/`; the highest version is taken), or, for
@@ -52,15 +53,26 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     that TFDS shuffled: there it is TFDS's.
 
     Args:
-      name: "mnist" or "cifar10".
+      name: "mnist", "cifar10" or "imagenet".
       data_dir: where the data set is.
 
     Raises:
       FileNotFoundError: there is no such directory, or it has no such data set.
       ValueError: unknown name, or data that is damaged, altered or not readable.
     """
+    if name == "imagenet":
+        train, validation, test = imagenet.open_imagenet(_existing(data_dir))
+        return Dataset(
+            name=name,
+            train=train,
+            validation=validation,
+            test=test,
+            num_classes=imagenet.CLASSES,
+            mean=imagenet.MEAN,
+            std=imagenet.STD,
+        )
     if name not in _KNOWN:
-        raise ValueError(f"unknown data set {name!r}, known are: {', '.join(_KNOWN)}")
+        raise ValueError(f"unknown data set {name!r}, known are: {', '.join(_KNOWN)}, imagenet")
     facts, splits = _KNOWN[name], _load_splits(name, data_dir)
     train, validation = _split_off_validation(splits["train"])
     return Dataset(
