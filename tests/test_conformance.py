@@ -1,7 +1,6 @@
 """One table: every transformation keeps optax's contract. A new transformation is a new row."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,7 +32,6 @@ class Row(NamedTuple):
     of_params: a field of the state that is like the params, and a leaf in it that `map_params` finds.
     budgeted: it compresses, to a twentieth; otherwise it only shapes updates.
     in_bytes: the budget is `NBYTES` of the file instead.
-    is_pruned: it only prunes, to a share `KEEP`.
     """
 
     name: str
@@ -45,7 +43,6 @@ class Row(NamedTuple):
     of_params: str | None = None
     budgeted: bool = True
     in_bytes: bool = False
-    is_pruned: bool = False
 
     def make(self, **options: Any) -> optax.GradientTransformationExtraArgs:
         return self.factory(**self.options | options)
@@ -53,7 +50,6 @@ class Row(NamedTuple):
 
 BUDGET = jpq_jax.Budget(ratio=20)
 NBYTES = 500
-KEEP = 0.05
 ADMM = {"budget": BUDGET, "rho": 0.5, "every": 2}
 STATICS = ("where", "every", "start_bits")
 SGD = optax.sgd(RATE, momentum=0.9)
@@ -80,13 +76,6 @@ def latent_in_bytes(
 def admm_to(rho: Any, budget_schedule: Any = None, every: int = 2, where: Any = None) -> Any:
     planner = jpq_jax.joint(BUDGET, budget_schedule=budget_schedule)
     return jpq_jax.admm_to(planner, rho=rho, every=every, where=where)
-
-
-def pruned(
-    pull: Any, budget_schedule: Any = None, every: int = 2, where: Any = None
-) -> optax.GradientTransformationExtraArgs:
-    planner = jpq_jax.pruning(KEEP, keep_schedule=budget_schedule)
-    return jpq_jax.latent(SGD, planner, every=every, where=where, pull=pull)
 
 
 def frozen(every: int = 2, where: Any = None) -> optax.GradientTransformationExtraArgs:
@@ -131,15 +120,6 @@ TABLE = [
         "rho",
         ("where", "every"),
         "split_dual",
-    ),
-    Row(
-        "pruning",
-        pruned,
-        {"every": 2, "pull": 0.125},
-        "whole",
-        "pull",
-        of_params="latents",
-        is_pruned=True,
     ),
     Row("freeze-shares", frozen, {"every": 2}, "last", budgeted=False),
     Row("mask-updates", jpq_jax.mask_updates, {}, "last", budgeted=False),
@@ -211,10 +191,6 @@ def expected_of(row: Row) -> tuple[Any, Any]:
 def assert_within_budget(row: Row, codes: Any) -> None:
     if row.in_bytes:
         assert len(jpq_jax.artifact.encode(codes)) <= NBYTES
-    elif row.is_pruned:
-        kernels = [leaf for leaf in jax.tree.leaves(codes) if leaf.ndim > 1]
-        size = sum(kernel.size for kernel in kernels)
-        assert sum(int(jnp.sum(kernel != 0)) for kernel in kernels) <= math.ceil(KEEP * size)
     else:
         assert jpq_jax.paper_ratio(codes) >= 20
 
@@ -421,7 +397,7 @@ def test_state_is_stable_under_cond(row: Row) -> None:
 
 
 @every_row
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16])
 def test_dtypes_are_kept(row: Row, dtype: Any) -> None:
     params = make_params(dtype)
     optimizer = chained(row)

@@ -49,7 +49,7 @@ def pattern(grid: str, bits: int, zero: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("zero", [True, False])
 @pytest.mark.parametrize("grid", ["uniform", "power-of-two"])
-@pytest.mark.parametrize("bits", [1, 2, 3, 5])
+@pytest.mark.parametrize("bits", [1, 4])
 def test_steps_are_the_best_of_an_exhaustive_search(bits: int, grid: str, zero: bool):
     w = normal()
     codes = clustered(w, bits=bits, grid=grid, zero=zero)
@@ -94,13 +94,13 @@ def test_values_are_near_the_best_clusters(numbers: list[int], bits: int):
         assert got <= 1e-3 * (1 + spread)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 @pytest.mark.parametrize("grid", ["codebook", "uniform", "power-of-two"])
 @pytest.mark.parametrize("zero", [True, False])
-def test_any_scale(grid: Any, zero: bool, scale: float):
+def test_any_scale(grid: Any, zero: bool):
     w = normal(300)
-    got = weights_of(clustered(w * np.float32(scale), bits=4, grid=grid, zero=zero)) / scale
-    assert error(w, got) < 0.12 * error(w, 0 * w)
+    for scale in (1e-30, 1e30):
+        got = weights_of(clustered(w * np.float32(scale), bits=4, grid=grid, zero=zero)) / scale
+        assert error(w, got) < 0.12 * error(w, 0 * w)
 
 
 @pytest.mark.parametrize("w", [np.zeros((3, 2)), np.full((3, 2), -2.5), np.array([[0.0, 7.0]])])

@@ -11,6 +11,8 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jpq_jax
 from jpq_jax.allocation.knapsack import kept_by, magnitude_of
@@ -136,3 +138,21 @@ def test_a_pruned_float_leaf_is_short_in_a_file():
     assert len(data) < 4 * 900 / 8
     back = jpq_jax.artifact.decode(data).codes
     assert jax.tree.all(jax.tree.map(jnp.array_equal, back, codes))
+
+
+def test_eight_devices_prune_as_one_and_gather_nothing():
+    draw = np.random.default_rng(1)
+    params = {"kernel": jnp.asarray(draw.integers(-9, 10, size=(64, 32)), jnp.float32)}
+    alone, _ = pruned(jpq_jax.pruning(0.1), params)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
+    optimizer = jpq_jax.project_params(jpq_jax.pruning(0.1))
+    with jax.set_mesh(mesh):
+        spread = jax.tree.map(lambda p: jax.device_put(p, NamedSharding(mesh, P("x"))), params)
+        zeros = jax.tree.map(jnp.zeros_like, spread)
+        step = jax.jit(optimizer.update).lower(zeros, optimizer.init(spread), spread).compile()
+        updates, _ = step(zeros, optimizer.init(spread), spread)
+        np.testing.assert_array_equal(
+            optax.apply_updates(spread, updates)["kernel"], alone["kernel"]
+        )
+    for gather in ("all-gather", "all-to-all", "collective-permute"):
+        assert gather not in step.as_text()

@@ -1,7 +1,11 @@
-"""Trees of chance, 2,000 of them: what is saved comes back to the bit, and is saved to the same bytes again."""
+"""Trees of chance: what is saved comes back to the bit, and is saved to the same bytes again.
+
+TREES=2000 in the environment tries as many.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import files
@@ -71,7 +75,7 @@ def tree(draw: np.random.Generator, depth: int = 0) -> Any:
 
 @pytest.mark.parametrize("part", range(8))
 def test_it_comes_back(part: int):
-    for seed in range(250 * part, 250 * (part + 1)):
+    for seed in range(part, int(os.environ.get("TREES", "320")), 8):
         expected = tree(np.random.default_rng(seed))
         data = artifact.encode(expected)
         got = artifact.decode(data).codes
