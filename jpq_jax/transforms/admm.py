@@ -7,7 +7,6 @@ after Yang et al., CVPR 2020 (arXiv 1910.05897).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -34,6 +33,7 @@ from jpq_jax.transforms.leaves import (
     value_at,
     where_compressed,
 )
+from jpq_jax.transforms.penalty import gradient_penalty, proximal_step
 from jpq_jax.vocabulary import MAX_BITS, Budget, PyTree
 
 
@@ -130,11 +130,13 @@ def admm(
         strength = jnp.asarray(value_at(rho, count), jnp.float32)
         if penalty == "gradient":
             split = lax.cond(count % every == 0, _project_copy, _as_it_is, split, limit)
-            steps = _gradient_penalty(steps, split, strength)
+            steps = gradient_penalty(steps, split.weights, split.target, split.dual, strength)
         else:
             pull = strength * jnp.asarray(value_at(learning_rate, count), jnp.float32)
             first = count == 0
-            split = _proximal_step(_starting_at_weights(split, first), floats(steps), pull)
+            split = _starting_at_weights(split, first)
+            moved = proximal_step(split.weights, floats(steps), split.target, split.dual, pull)
+            split = split._replace(weights=moved)
             due = first | ((count + 1) % every == 0)
             split = lax.cond(due, _project_weights_and_copy, _as_it_is, split, limit)
             steps = differences(split.weights, old, steps)
@@ -195,18 +197,3 @@ def _project_copy(split: _Split, limit: jax.Array) -> _Split:
     quantization = quantize(kept, nonzeros(kept), limit)
     target = snap(kept, quantization.levels)
     return _dual_step(_Split(split.weights, target, split.dual, quantization.bits))
-
-
-def _proximal_step(split: _Split, steps: list[jax.Array], pull: jax.Array) -> _Split:
-    def relax(w: jax.Array, step: jax.Array, v: jax.Array, u: jax.Array) -> jax.Array:
-        return (w + step + pull * (v - u)) / (1 + pull)
-
-    parts = zip(split.weights, steps, split.target, split.dual, strict=True)
-    return split._replace(weights=[relax(*part) for part in parts])
-
-
-def _gradient_penalty(
-    gradients: Sequence[jax.Array], split: _Split, strength: jax.Array
-) -> list[jax.Array]:
-    parts = zip(gradients, split.weights, split.target, split.dual, strict=True)
-    return [(g + (strength * (w - v + u)).astype(g.dtype)) for g, w, v, u in parts]

@@ -28,6 +28,7 @@ from jpq_jax.transforms.leaves import (
     value_at,
     where_compressed,
 )
+from jpq_jax.transforms.penalty import gradient_penalty, proximal_step
 from jpq_jax.vocabulary import PyTree
 
 
@@ -145,10 +146,11 @@ def admm_to(
 
         split = lax.cond(count % every == 0, project, lambda split: split, split)
         if penalty == "gradient":
-            new = _with_gradient(steps, split, strength)
+            new = gradient_penalty(steps, split.weights, split.target, split.dual, strength)
         else:
             pull = strength * jnp.asarray(value_at(learning_rate, count), jnp.float32)
-            new = differences(_relaxed(split, floats(steps), pull), old, steps)
+            moved = proximal_step(split.weights, floats(steps), split.target, split.dual, pull)
+            new = differences(moved, old, steps)
         new_state = SplitState(
             split_count=jnp.asarray(optax.safe_increment(count)),
             split_target=refilled(state.split_target, split.target),
@@ -211,15 +213,3 @@ def _norm(leaves: Sequence[jax.Array]) -> jax.Array:
         return jnp.zeros([], jnp.float32)
     unit = power_of_two(jnp.max(jnp.stack([largest(x) for x in leaves])))
     return unit * jnp.sqrt(sum((square(x, unit) for x in leaves), jnp.float32(0)))
-
-
-def _relaxed(split: _Split, steps: list[jax.Array], pull: jax.Array) -> list[jax.Array]:
-    parts = zip(split.weights, steps, split.target, split.dual, strict=True)
-    return [(w + step + pull * (z - u)) / (1 + pull) for w, step, z, u in parts]
-
-
-def _with_gradient(
-    gradients: Sequence[jax.Array], split: _Split, strength: jax.Array
-) -> list[jax.Array]:
-    parts = zip(gradients, split.weights, split.target, split.dual, strict=True)
-    return [g + (strength * (w - z + u)).astype(g.dtype) for g, w, z, u in parts]
