@@ -10,7 +10,7 @@
 which is the joint method of Ye et al., 2018 (arXiv 1811.01907). The loop is the user's own:
 
     run = begin(stages, params)
-    while run is not None:
+    while not is_over(stages, run):
         updates, state = stages[run.stage].optimizer.update(gradients, run.state, run.params)
         run = advance(stages, run._replace(params=optax.apply_updates(run.params, updates), state=state))
 

@@ -125,6 +125,19 @@ def test_a_damaged_image_is_named(tmp_path: Path):
         all_of(imagenet.open_imagenet(tmp_path).test, 3)
 
 
+def test_classes_are_numbered_alike_in_both_folders(tmp_path: Path):
+    write_folder(tmp_path)
+    for file in (tmp_path / "val" / "n00000001").iterdir():
+        file.unlink()
+    (tmp_path / "val" / "n00000001").rmdir()
+    (tmp_path / "val" / ".hidden").mkdir()
+    found = imagenet.open_imagenet(tmp_path)
+    assert {label for batch in all_of(found.test, 6) for label in batch.labels} == {0, 2}
+    (tmp_path / "val" / "n9").mkdir()
+    with pytest.raises(ValueError, match=r"\['n9'\] that are not trained on"):
+        imagenet.open_imagenet(tmp_path)
+
+
 def test_no_imagenet_is_told(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="looked for imagenet2012/"):
         imagenet.open_imagenet(tmp_path)

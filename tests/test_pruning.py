@@ -126,6 +126,12 @@ def test_shares_out_of_range(keep: Any):
         jpq_jax.pruning(keep)
 
 
+def test_a_share_is_what_it_is_written_as():
+    params = {"kernel": jnp.arange(1.0, 101).reshape(10, 10)}
+    kept, _ = pruned(jpq_jax.pruning(0.07), params)
+    assert int(jnp.sum(kept["kernel"] != 0)) == 7
+
+
 def test_shares_that_do_not_fit():
     with pytest.raises(ValueError, match=r"'a/kernel'.*expected one for each of .*'b/kernel'"):
         pruned(jpq_jax.pruning({"a/kernel": 0.5}), net())

@@ -180,3 +180,19 @@ def test_zeros_are_frozen_at_the_end_only():
     assert not np.asarray(optax.tree.get(state, "frozen")["kernel"])[start == 0].any()
     _, state = train(optimizer, 85, start)
     assert np.asarray(optax.tree.get(state, "frozen")["kernel"]).all()
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_a_leaf_of_zeros_stays_finite(zero: bool):
+    freeze = jpq_jax.freeze_shares(jpq_jax.clustering(2, zero=zero), 0.5, every=2)
+    reached, _ = train(optax.chain(optax.sgd(0.1), freeze), 6, np.zeros(SHAPE))
+    assert np.isfinite(reached).all()
+
+
+def test_frozen_weights_are_at_their_values_though_updates_are_narrow():
+    params = {"kernel": jnp.asarray(target(), jnp.float32)}
+    freeze = jpq_jax.freeze_shares(jpq_jax.clustering(2, zero=False), 1.0, every=1)
+    narrow = jax.tree.map(lambda w: jnp.zeros_like(w, jnp.bfloat16), params)
+    updates, _ = freeze.update(narrow, freeze.init(params), params)
+    reached = np.asarray(optax.apply_updates(params, updates)["kernel"])
+    assert len(np.unique(reached.round(5))) <= 4  # p + (q - p) is q to the last places

@@ -75,14 +75,20 @@ class ImageNet(NamedTuple):
 
 
 class FolderSource:
-    """CLASS/*.JPEG; classes are numbered in the order of their names."""
+    """CLASS/*.JPEG; classes are numbered in the order of their names, or as another source has them."""
 
-    def __init__(self, folder: Path) -> None:
-        classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    def __init__(self, folder: Path, names: list[str] | None = None) -> None:
+        found = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        found = [name for name in found if not name.startswith(".")]
+        self.names = found if names is None else names
+        unknown = set(found) - set(self.names)
+        if unknown:
+            raise ValueError(f"{folder}: got classes {sorted(unknown)[:5]} that are not trained on")
+        classes = [folder / name for name in self.names]
         self.files = [
             (path, label)
             for label, each in enumerate(classes)
-            for path in sorted(each.iterdir())
+            for path in sorted(each.glob("*"))
             if path.suffix.lower() in _SUFFIXES
         ]
         if not self.files:
@@ -122,13 +128,15 @@ def open_imagenet(data_dir: str | Path) -> ImageNet:
 
     Raises:
       FileNotFoundError: if it holds neither.
+      ValueError: for a class in val/ that train/ lacks.
     """
     root = Path(data_dir).expanduser()
     prepared = sorted(path.parent for path in root.glob("imagenet2012/*/dataset_info.json"))
     if prepared:
         train, test = (RecordSource(prepared[-1], split) for split in ("train", "validation"))
     elif (root / "train").is_dir() and (root / "val").is_dir():
-        train, test = FolderSource(root / "train"), FolderSource(root / "val")
+        train = FolderSource(root / "train")
+        test = FolderSource(root / "val", train.names)
     else:
         raise FileNotFoundError(
             f"no ImageNet in {root}: looked for imagenet2012/<version>/dataset_info.json, and for train/ and val/"

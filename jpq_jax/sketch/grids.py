@@ -88,7 +88,8 @@ def fit_values(data: Sketch, bits: jax.Array) -> jax.Array:
         return jnp.sort(jnp.where(counts > 0, means, jnp.inf))
 
     levels = lax.fori_loop(0, _ITERATIONS, improve, levels) * data.unit
-    return jnp.where(levels == 0, jnp.finfo(jnp.float32).tiny, levels)
+    levels = jnp.where(levels == 0, jnp.finfo(jnp.float32).tiny, levels)
+    return jnp.where(jnp.any(data.counts > 0), levels, 0)  # what grows later stays 0, not infinite
 
 
 def _nearest(levels: jax.Array, x: jax.Array) -> jax.Array:

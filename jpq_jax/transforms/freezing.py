@@ -91,7 +91,7 @@ def freeze_shares(
         frozen = lax.cond(count % every == 0, lambda: _more(frozen, weights, now), lambda: frozen)
         snapped = differences(plan.assign(weights, None), old, steps)
         new = [
-            jnp.where(still, to_value.astype(step.dtype), step)
+            jnp.where(still, to_value, step.astype(to_value.dtype))
             for still, to_value, step in zip(frozen, snapped, steps, strict=True)
         ]
         new_state = FreezeState(

@@ -54,7 +54,7 @@ class SplitState(NamedTuple):
     split_target: Z, the feasible copy; like the params, `optax.MaskedNode` where a leaf is not compressed.
     split_dual: U, the scaled dual variable; likewise.
     split_plan: the planner's, small arrays.
-    split_residuals: as of the last projection; infinite before the second.
+    split_residuals: as of the last projection; the dual one is infinite before the second.
     """
 
     split_count: jax.Array
