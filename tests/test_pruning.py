@@ -126,6 +126,12 @@ def test_shares_out_of_range(keep: Any):
         jpq_jax.pruning(keep)
 
 
+def test_more_weights_than_32_bits_count():
+    shape = jax.ShapeDtypeStruct((2**17, 2**15), jnp.float32)
+    with pytest.raises(ValueError, match="got 4294967296 weights"):
+        jax.eval_shape(jpq_jax.project_params(jpq_jax.pruning(0.1)).init, {"kernel": shape})
+
+
 def test_a_share_is_what_it_is_written_as():
     params = {"kernel": jnp.arange(1.0, 101).reshape(10, 10)}
     kept, _ = pruned(jpq_jax.pruning(0.07), params)

@@ -195,3 +195,14 @@ def test_the_pull_brings_latents_to_their_projection() -> None:
         np.testing.assert_allclose(after, 0.9 * before, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="pull=-1"):
         jpq_jax.latent(optax.sgd(0.5), planner, pull=-1)
+
+
+def test_clusters_that_meet_are_one_value() -> None:
+    params = {"kernel": jnp.asarray([[1.0, 1.0078125], [-1.0, 0.0]], jnp.bfloat16)}
+    optimizer = jpq_jax.cluster_updates()
+    step = {"kernel": jnp.asarray([[0.0, -0.0078125], [0.0, 0.0]], jnp.bfloat16)}
+    updates, state = optimizer.update(step, optimizer.init(params), params)
+    reached = optax.apply_updates(params, updates)
+    codes = jpq_jax.validate(jpq_jax.finalize(reached, state))
+    np.testing.assert_array_equal(jpq_jax.dequantize(codes)["kernel"], reached["kernel"])
+    assert int(codes["kernel"].bits) == 1

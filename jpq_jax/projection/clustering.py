@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jpq_jax.projection.numbering import numbered
 from jpq_jax.projection.planner import Planner
@@ -115,9 +116,21 @@ def codes_of_clusters(w: jax.Array, cluster_of: jax.Array, dtype: str) -> Codes:
         return jnp.where(jnp.isfinite(found), found, 0), jnp.isfinite(found).at[0].set(False)
 
     found, used = values(w, cluster_of)
-    code_of, codebook, bits = numbered(found, used & (found != 0))
+    used &= found != 0
+    first = _first_of_equals(jnp.where(used, found, jnp.inf))
+    code_of, codebook, bits = numbered(found, used & (first == jnp.arange(LEVELS)))
+    code_of = code_of[first]
     look_up = lying_like(cluster_of, lambda table, cluster: table[cluster.astype(jnp.int32)])
     return Codes(look_up(code_of, cluster_of), codebook, bits, dtype)
+
+
+def _first_of_equals(values: jax.Array) -> jax.Array:
+    """For each the place of one that stands for all that are equal to it: clusters may meet on their way."""
+    order = jnp.argsort(values)
+    ordered = values[order]
+    is_new = jnp.append(True, ordered[1:] != ordered[:-1])
+    leader = lax.cummax(jnp.where(is_new, jnp.arange(LEVELS), 0))
+    return jnp.zeros(LEVELS, jnp.int32).at[order].set(order[leader].astype(jnp.int32))
 
 
 def _widths(bits: int | Sequence[int] | Mapping[str, int]) -> list[int]:

@@ -19,6 +19,8 @@ from jpq_jax.projection.sketching import Curvature
 from jpq_jax.sharding import lying_like
 from jpq_jax.vocabulary import LeafPlan, Treatment
 
+_MOST = 2**32 - 1  # weights, which are counted in uint32
+
 
 class PrunedPlan(NamedTuple):
     """Attributes:
@@ -63,7 +65,8 @@ def pruning(
         ends at 1. Values below 1 count as 1.
 
     Raises:
-      ValueError: a share out of range; in `init`, shares that do not fit the leaves, or another treatment than `Treatment()`.
+      ValueError: a share out of range; in `init`, shares that do not fit the leaves, another treatment than `Treatment()`, or more
+        than 2**32 - 1 weights.
     """
     shares = dict(keep) if isinstance(keep, Mapping) else {"keep": keep}
     for path, share in shares.items():
@@ -78,6 +81,8 @@ def pruning(
                     f"pruning: leaf {p.path!r}: got {p.treatment}, expected {Treatment()}"
                 )
         sizes = [math.prod(leaf.shape) for leaf in leaves]
+        if sum(sizes) > _MOST:
+            raise ValueError(f"pruning: got {sum(sizes)} weights, expected at most {_MOST}")
         if isinstance(keep, Mapping):
             most = _of_each(shares, dict(zip((p.path for p in plans), sizes, strict=True)))
         else:
