@@ -75,14 +75,7 @@ def pruning(
 
     def init(leaves: Sequence[jax.Array], plans: Sequence[LeafPlan], *, curved: bool) -> PrunedPlan:
         del curved
-        for p in plans:
-            if p.treatment != Treatment():
-                raise ValueError(
-                    f"pruning: leaf {p.path!r}: got {p.treatment}, expected {Treatment()}"
-                )
-        sizes = [math.prod(leaf.shape) for leaf in leaves]
-        if sum(sizes) > _MOST:
-            raise ValueError(f"pruning: got {sum(sizes)} weights, expected at most {_MOST}")
+        sizes = _checked_sizes(leaves, plans)
         if isinstance(keep, Mapping):
             most = _of_each(shares, dict(zip((p.path for p in plans), sizes, strict=True)))
         else:
@@ -102,6 +95,16 @@ def pruning(
         return plan._replace(pruned_cut=cut, pruned_density=some.astype(jnp.float32) / size)
 
     return Planner(init, replan)
+
+
+def _checked_sizes(leaves: Sequence[jax.Array], plans: Sequence[LeafPlan]) -> list[int]:
+    for p in plans:
+        if p.treatment != Treatment():
+            raise ValueError(f"pruning: leaf {p.path!r}: got {p.treatment}, expected {Treatment()}")
+    sizes = [math.prod(leaf.shape) for leaf in leaves]
+    if sum(sizes) > _MOST:
+        raise ValueError(f"pruning: got {sum(sizes)} weights, expected at most {_MOST}")
+    return sizes
 
 
 def _of_each(shares: Mapping[str, float], sizes: Mapping[str, int]) -> list[int]:
