@@ -177,29 +177,32 @@ def _inner(config: Config, schedule: optax.Schedule) -> optax.GradientTransforma
     return optax.chain(*_sgd(config, schedule))
 
 
+def _retraining(config: Config, steps: int) -> tuple[int, list[optax.GradientTransformation]]:
+    """Steps of fine-tuning, and the optimizer of them all."""
+    total = config.finetune_epochs * steps
+    return total, _sgd(config, _schedule(config.finetune_learning_rate, 0, total))
+
+
 def _fine_tuning(
     config: Config, steps: int, bits: str, inherit: Callable[[Any, Any], Any]
 ) -> Stage:
     """With the support and the bit-widths held, straight through. bits: the field of the state that has them."""
-    total = config.finetune_epochs * steps
-    schedule = _schedule(config.finetune_learning_rate, 0, total)
-    inner = optax.chain(*_sgd(config, schedule), jpq_jax.mask_updates())
+    total, sgd = _retraining(config, steps)
+    inner = optax.chain(*sgd, jpq_jax.mask_updates())
     held = jpq_jax.latent(inner, jpq_jax.clustering(1), every=max(steps // _REFITS, 1))
     return Stage(FINE_TUNE, total, held, inherit, {"clustered_bits": bits})
 
 
 def _masked_retraining(config: Config, steps: int) -> Stage:
-    total = config.finetune_epochs * steps
-    schedule = _schedule(config.finetune_learning_rate, 0, total)
+    total, sgd = _retraining(config, steps)
     keep = jpq_jax.project_params(jpq_jax.pruning(config.density or 1.0), every=steps)
-    masked = optax.chain(*_sgd(config, schedule), jpq_jax.mask_updates(), keep)
+    masked = optax.chain(*sgd, jpq_jax.mask_updates(), keep)
     return Stage(FINE_TUNE, total, masked, projected)
 
 
 def _cluster_retraining(config: Config, steps: int) -> Stage:
-    total = config.finetune_epochs * steps
-    schedule = _schedule(config.finetune_learning_rate, 0, total)
-    clusters = optax.chain(*_sgd(config, schedule), jpq_jax.cluster_updates())
+    total, sgd = _retraining(config, steps)
+    clusters = optax.chain(*sgd, jpq_jax.cluster_updates())
     return Stage(FINE_TUNE, total, clusters, projected)
 
 
