@@ -52,6 +52,8 @@ class Config:
     """Where the data set is, if it is not the embedded MNIST: see experiments/data/loading.py."""
     workdir: str | None = None
     """Where checkpoints, artifact, results and plots go; default work/CONFIG-PRESET-SEED. A run that was stopped goes on from there."""
+    distributed: bool = False
+    """This is one of several processes, as on a pod, that find each other and train together; for data that is streamed."""
     seed: int = 0
     """Of everything random: same seed, same result."""
 

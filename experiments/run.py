@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import tyro
 from rich.console import Console
 
 from experiments import config as configuration
-from experiments import report, training
+from experiments import processes, report, training
 from experiments.config import Config
-from experiments.data import Dataset, load
+from experiments.data import Dataset, Part, load
 from experiments.files import write_json
 from experiments.model import Model, build, narrow
 from experiments.models.pytorch_weights import load_pytorch
@@ -84,6 +85,8 @@ def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
 def claim_workdir(experiment: Experiment) -> dict[str, Any]:
     """Makes the folder and notes there what runs in it, or checks that the run found in it is this one.
 
+    Of several processes the first makes the note.
+
     Returns:
       The note: the settings, and the command, commit and versions that the run was started with.
 
@@ -92,10 +95,11 @@ def claim_workdir(experiment: Experiment) -> dict[str, Any]:
     """
     experiment.workdir.mkdir(parents=True, exist_ok=True)
     settings = {"config": experiment.name} | dataclasses.asdict(experiment.config)
-    settings = json.loads(json.dumps(settings | {"workdir": None}))
+    settings = json.loads(json.dumps(settings | {"workdir": None, "distributed": False}))
     path = experiment.workdir / "settings.json"
-    if not path.exists():
+    if processes.is_first() and not path.exists():
         write_json(path, {"settings": settings, "preset": experiment.preset, **provenance()})
+    processes.wait_for_all("note")
     note = json.loads(path.read_text())
     found = note["settings"]
     other = {k: v for k, v in settings.items() if found.get(k) != v}
@@ -119,6 +123,10 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Model, dict[str, Any]]:
             "expected a dense model to start from: --init=FILE.safetensors, or --dense_epochs=N; got neither"
         )
     dataset = load(config.dataset, config.data_dir).with_train_images(config.train_images)
+    if jax.process_count() > 1 and not isinstance(dataset.train, Part):
+        raise ValueError(
+            f"{config.dataset} is held whole by each process; got {jax.process_count()}, expected 1"
+        )
     if config.init:
         model = load_pytorch(config.model, config.init, build(config.model, config.seed))
         model = narrow(config.model, model, config.units) if config.units else model
@@ -138,7 +146,10 @@ def run(
         report.show(json.loads(results.read_text()), workdir, console)
         return
     snapshot, history = training.train(config, model, dataset, workdir, console)
-    report.finish(note, config, model, dataset, snapshot, history, workdir, console)
+    own = jax.device_get(snapshot)  # so that one process can go on without the others
+    if processes.is_first():
+        report.finish(note, config, model, dataset, own, history, workdir, console)
+    processes.wait_for_all("finished")
 
 
 def main(arguments: list[str]) -> int:
@@ -148,12 +159,14 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     try:
         experiment = parse(arguments)
+        if experiment.config.distributed:
+            processes.join()
         prepared = prepare(experiment)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        run(experiment, *prepared, Console())
+        run(experiment, *prepared, Console(quiet=not processes.is_first()))
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import dataclasses
-import functools
 import itertools
 import math
 import time
@@ -20,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import jpq_jax
-from experiments import checkpoints
+from experiments import checkpoints, processes
 from experiments.config import Config
 from experiments.data import (
     Dataset,
@@ -33,17 +31,12 @@ from experiments.data import (
 from experiments.data.imagenet import batches as streamed_batches
 from experiments.evaluate import count_kernels
 from experiments.model import Model, accuracy, joined
-from jpq_jax.plan import capacity, compressed_leaves
-from jpq_jax.recipe import Stage, as_they_are, projected, started
+from experiments.stages import DENSE, FINE_TUNE, stages_of
+from jpq_jax.recipe import Stage, started
 
 History = list[dict[str, Any]]
 
-DENSE = "dense"  # the name of the stage before compression
-FINE_TUNE = "fine-tune"  # and of the last, where there is one
-_REFITS = 20  # of the codebooks in an epoch of fine-tuning, as Yang et al. do
-_PROJECTIONS = 4  # of ADMM toward a plan in an epoch
 _SEEDS = 10_000  # more than there are epochs: each has a seed of its own
-_RISES = 4  # of its rho in a stage, by the cube root of 10 each
 
 
 class Snapshot(NamedTuple):
@@ -73,167 +66,6 @@ class Trained(NamedTuple):
     params: Any
     statistics: Any
     opt_state: Any
-
-
-def budget_of(config: Config, params: Any) -> jpq_jax.Budget:
-    """The config's budget for a model."""
-    if config.ratio is not None:
-        return jpq_jax.Budget(ratio=config.ratio)
-    if config.nbytes is not None:
-        return jpq_jax.Budget(nbytes=config.nbytes)
-    if config.density is None or config.bits is None:
-        raise ValueError("the config has neither a ratio nor a density and bits")
-    kernels = compressed_leaves(params, jpq_jax.plan_leaves(params))
-    bits = config.bits * sum(math.ceil(config.density * kernel.size) for kernel in kernels)
-    return jpq_jax.Budget(bits=bits)
-
-
-def stages_of(config: Config, params: Any, steps: int) -> list[Stage]:
-    """The stages of a run. steps: optimizer steps in an epoch."""
-    stages = []
-    if config.dense_epochs:
-        schedule = _schedule(config.dense_learning_rate, steps, config.dense_epochs * steps)
-        stages.append(
-            Stage(DENSE, config.dense_epochs * steps, optax.chain(*_sgd(config, schedule)))
-        )
-    if config.method == "ye":
-        return [*stages, *_ye(config, steps)]
-    for density, bits in (*config.before, (config.density, config.bits)):
-        budget = dataclasses.replace(config, density=density, bits=bits, before=())
-        compression = _compression(budget, params, steps)
-        stages.append(Stage("compress", config.epochs * steps, compression))
-    if config.finetune_epochs:
-        stages.append(_FINE_TUNING[config.method](config, steps))
-    return stages
-
-
-def _compression(config: Config, params: Any, steps: int) -> optax.GradientTransformationExtraArgs:
-    schedule = _schedule(config.learning_rate, config.warmup_epochs * steps, config.epochs * steps)
-    if config.method == "admm":
-        compression = jpq_jax.admm(
-            budget_of(config, params),
-            rho=config.rho,
-            every=steps,
-            learning_rate=schedule,
-            start_bits=config.bits or 3,
-        )
-        return optax.chain(*_sgd(config, schedule), compression)
-    planner = _planner(config, params, steps)
-    return jpq_jax.latent(
-        _inner(config, schedule), planner, every=config.replan_every, pull=config.pull
-    )
-
-
-def _planner(config: Config, params: Any, steps: int) -> jpq_jax.Planner:
-    if config.method == "clustering":
-        return jpq_jax.clustering(config.bits or 1, zero=config.zero)
-    if config.method == "pruning":
-        keep = config.density or 1.0
-        fall = optax.polynomial_schedule(
-            1 / max(keep, 1e-9), 1.0, config.ramp_power, max(config.ramp_epochs, 1) * steps
-        )
-        return jpq_jax.pruning(keep, keep_schedule=fall if config.ramp_epochs else None)
-    budget = budget_of(config, params)
-    return jpq_jax.joint(budget, budget_schedule=_ramp(config, budget, params, steps))
-
-
-def _ye(config: Config, steps: int) -> list[Stage]:
-    """Prune, retrain what is left, cluster it, retrain the clusters (Ye et al., 2018, arXiv 1811.01907)."""
-    each = max(config.epochs // 4, 1) * steps
-    schedule = _schedule(config.learning_rate, 0, each)
-    sgd = optax.chain(*_sgd(config, schedule))
-    keep = jpq_jax.pruning(config.density or 1.0)
-    values = jpq_jax.clustering(config.bits or 1, zero=False)
-
-    def toward(planner: jpq_jax.Planner) -> optax.GradientTransformationExtraArgs:
-        rho = optax.exponential_decay(config.rho, each // _RISES, 10 ** (1 / 3), staircase=True)
-        return jpq_jax.admm_to(planner, rho=rho, every=max(steps // _PROJECTIONS, 1))
-
-    mask = jpq_jax.mask_updates()
-    retrain = optax.chain(sgd, mask, jpq_jax.project_params(keep, every=steps))
-    return [
-        Stage("prune", each, optax.chain(toward(keep), sgd)),
-        Stage("retrain", each, retrain, inherit=projected),
-        Stage("cluster", each, optax.chain(toward(values), sgd, mask)),
-        Stage("retrain clusters", each, optax.chain(sgd, jpq_jax.cluster_updates()), projected),
-    ]
-
-
-def _ramp(config: Config, budget: jpq_jax.Budget, params: Any, steps: int) -> optax.Schedule | None:
-    """From so many bits for every weight, along a polynomial."""
-    if not config.ramp_epochs:
-        return None
-    plan = jpq_jax.plan_leaves(params)
-    most = config.ramp_bits * sum(leaf.size for leaf in compressed_leaves(params, plan))
-    limit = 8 * budget.nbytes if budget.nbytes else capacity(budget, params, plan)
-    return optax.polynomial_schedule(
-        max(most / max(limit, 1), 1.0), 1.0, config.ramp_power, config.ramp_epochs * steps
-    )
-
-
-def _inner(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
-    if config.optimizer == "adam":
-        return optax.adam(schedule)
-    return optax.chain(*_sgd(config, schedule))
-
-
-def _retraining(config: Config, steps: int) -> tuple[int, list[optax.GradientTransformation]]:
-    """Steps of fine-tuning, and the optimizer of them all."""
-    total = config.finetune_epochs * steps
-    return total, _sgd(config, _schedule(config.finetune_learning_rate, 0, total))
-
-
-def _fine_tuning(
-    config: Config, steps: int, bits: str, inherit: Callable[[Any, Any], Any]
-) -> Stage:
-    """With the support and the bit-widths held, straight through. bits: the field of the state that has them."""
-    total, sgd = _retraining(config, steps)
-    inner = optax.chain(*sgd, jpq_jax.mask_updates())
-    held = jpq_jax.latent(inner, jpq_jax.clustering(1), every=max(steps // _REFITS, 1))
-    return Stage(FINE_TUNE, total, held, inherit, {"clustered_bits": bits})
-
-
-def _masked_retraining(config: Config, steps: int) -> Stage:
-    total, sgd = _retraining(config, steps)
-    keep = jpq_jax.project_params(jpq_jax.pruning(config.density or 1.0), every=steps)
-    masked = optax.chain(*sgd, jpq_jax.mask_updates(), keep)
-    return Stage(FINE_TUNE, total, masked, projected)
-
-
-def _cluster_retraining(config: Config, steps: int) -> Stage:
-    total, sgd = _retraining(config, steps)
-    clusters = optax.chain(*sgd, jpq_jax.cluster_updates())
-    return Stage(FINE_TUNE, total, clusters, projected)
-
-
-_FINE_TUNING: dict[str, Callable[[Config, int], Stage]] = {
-    "admm": functools.partial(_fine_tuning, bits="leaf_bits", inherit=as_they_are),
-    # The joint method's params need not keep to the budget between two plans.
-    "joint": functools.partial(_fine_tuning, bits="joint_leaf_bits", inherit=projected),
-    "pruning": _masked_retraining,
-    "clustering": _cluster_retraining,
-}
-
-
-def _schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    cosine = optax.cosine_decay_schedule(peak, max(total_steps - warmup_steps, 1))
-    if warmup_steps == 0:
-        return cosine
-    rise = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))
-    return optax.join_schedules([rise, cosine], [warmup_steps])
-
-
-def _sgd(config: Config, schedule: optax.Schedule) -> list[optax.GradientTransformation]:
-    def kernels(params: Any) -> Any:
-        compressed = [plan.compress for plan in jpq_jax.plan_leaves(params)]
-        return jax.tree.unflatten(jax.tree.structure(params), compressed)
-
-    clip = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
-    return [
-        *clip,
-        optax.add_decayed_weights(config.weight_decay, kernels),
-        optax.sgd(schedule, momentum=config.momentum),
-    ]
 
 
 def step_function(
@@ -323,15 +155,12 @@ def streamed_epoch_function(
     size, devices = config.batch_size, jax.device_count()
     if size % devices:
         raise ValueError(f"got batches of {size} for {devices} devices, expected a multiple")
-    mesh = jax.make_mesh((devices,), ("images",), axis_types=(jax.sharding.AxisType.Auto,))
-    shared, whole = (
-        NamedSharding(mesh, spec) for spec in (PartitionSpec("images"), PartitionSpec())
-    )
+    shared = NamedSharding(processes.images_mesh(), PartitionSpec("images"))
     step = jax.jit(step_function(model, dataset, config, optimizer, teacher), donate_argnums=0)
     shard = jax.process_index(), jax.process_count()
 
     def epoch(trained: Trained, part: Part, seed: int, key: jax.Array):
-        trained, losses = jax.device_put(trained, whole), []
+        trained, losses = processes.on_every_device(trained), []
         for i, batch in enumerate(streamed_batches(part, size, seed=seed, shard=shard)):
             own = [jax.make_array_from_process_local_data(shared, x) for x in batch]
             trained, value = step(trained, *own, jax.random.fold_in(key, i))
@@ -387,7 +216,7 @@ def train(
     stage = stages[bisect.bisect_right(ends, max(done - 1, 0))]
     snapshot = _blank(stage, model)
     if done:
-        snapshot, history = store.restore(done, snapshot)
+        snapshot, history = store.restore(done, _shared(snapshot))
         console.print(f"going on after epoch {done}, found in {workdir}")
     run_epoch = run_of(stage, snapshot)
     with _progress(console) as progress:
@@ -409,11 +238,16 @@ def train(
             snapshot, measured = _measure(stage, snapshot, history, model, dataset)
             row = {"epoch": epoch + 1, "stage": stage.name, "loss": float(loss), **measured}
             history.append({**row, "seconds": round(time.monotonic() - started_at, 2)})
-            store.save(epoch + 1, snapshot, history)
+            store.save(epoch + 1, _shared(snapshot), history)
             console.print(_line(history[-1]), highlight=False)
             progress.advance(bar)
     store.close()
     return snapshot, history
+
+
+def _shared(snapshot: Snapshot) -> Snapshot:
+    """As several processes can write and read it together: some of its arrays were made by each for itself."""
+    return processes.on_every_device(snapshot) if jax.process_count() > 1 else snapshot
 
 
 def _runs(

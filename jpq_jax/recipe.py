@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jpq_jax.finalize import finalize
@@ -112,18 +113,34 @@ def started(stage: Stage, params: PyTree, state: Any) -> tuple[PyTree, Any]:
     """The params and the state that a stage starts with, from those in which the one before it ended.
 
     Raises:
-      ValueError: if a field that is carried over is not in one of the two states; or as `inherit` does.
+      ValueError: if a field that is carried over is not exactly once in each of the two states, or has other shapes or dtypes
+        in one than in the other; or as `inherit` does.
     """
     params = stage.inherit(params, state)
     fresh = stage.optimizer.init(params)
     for new, old in stage.carry.items():
-        value = optax.tree.get(state, old)
-        if value is None or optax.tree.get(fresh, new) is None:
+        value, place = _field(stage, state, old), _field(stage, fresh, new)
+        got, expected = (_shapes(tree) for tree in (value, place))
+        if got != expected:
             raise ValueError(
-                f"stage {stage.name!r}: {new!r} from {old!r}: one of the states has no such field"
+                f"stage {stage.name!r}: {new!r} from {old!r}: got {got}, expected {expected}"
             )
         fresh = optax.tree.set(fresh, **{new: value})
     return params, fresh
+
+
+def _field(stage: Stage, state: Any, name: str) -> Any:
+    """The one field of this name."""
+    found = [value for _, value in optax.tree.get_all_with_path(state, name)]
+    if len(found) != 1:
+        raise ValueError(
+            f"stage {stage.name!r}: carries {name!r}: got {len(found)} fields of that name, expected 1"
+        )
+    return found[0]
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf).name), tree)
 
 
 def like(stages: Sequence[Stage], stage: int, params: PyTree) -> Run:

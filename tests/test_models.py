@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 import jpq_jax
 from experiments import config as configuration
-from experiments import model, training
+from experiments import model, stages, training
 from experiments.config import ModelName
 from experiments.data import Dataset, Split
 from experiments.models.convolution import valid_convolution
@@ -233,7 +233,7 @@ def test_an_epoch_moves_params_and_statistics(whole_epoch: bool) -> None:
 def test_the_published_preset_is_the_authors_setting() -> None:
     published = configuration.presets("lenet5_mnist")["published"]
     params = model.build(published.model, seed=0).params
-    assert training.budget_of(published, params) == jpq_jax.Budget(bits=6975)
+    assert stages.budget_of(published, params) == jpq_jax.Budget(bits=6975)
     assert (published.batch_size, published.epochs, published.warmup_epochs) == (256, 120, 10)
     assert (published.learning_rate, published.momentum) == (0.1, 0.93)
     assert (published.rho, published.weight_decay) == (0.05, 5e-4)
@@ -243,12 +243,12 @@ def test_the_published_preset_is_the_authors_setting() -> None:
 def test_alexnets_budgets_follow_each_other() -> None:
     settings = configuration.presets("alexnet_imagenet")["yang"]
     net = jax.eval_shape(lambda: model.build(settings.model, seed=0).params)
-    stages = training.stages_of(settings, net, steps=10)
-    assert [(stage.name, stage.steps) for stage in stages] == [
+    recipe = stages.stages_of(settings, net, steps=10)
+    assert [(stage.name, stage.steps) for stage in recipe] == [
         *3 * [("compress", 900)],
         ("fine-tune", 600),
     ]
-    limits = [stage.optimizer.init(net)[-1].bit_budget for stage in stages[:3]]
+    limits = [stage.optimizer.init(net)[-1].bit_budget for stage in recipe[:3]]
     sizes = [p.size for p in jax.tree.leaves(net) if p.ndim > 1]
     expected = [
         b * sum(math.ceil(d * n) for n in sizes) for d, b in ((0.12, 6), (0.1, 5), (0.08, 4))
@@ -260,7 +260,7 @@ def test_alexnets_budgets_follow_each_other() -> None:
 def test_every_preset_has_its_stages(name: str) -> None:
     for settings in configuration.presets(name).values():
         net = jax.eval_shape(lambda of=settings: model.build(of.model, 0, of.units).params)
-        assert training.stages_of(settings, net, steps=10)
+        assert stages.stages_of(settings, net, steps=10)
 
 
 def test_the_paper_preset_differs_where_it_says() -> None:
@@ -271,7 +271,7 @@ def test_the_paper_preset_differs_where_it_says() -> None:
 
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:
-    schedule = training._schedule(0.1, 10, 110)
+    schedule = stages._schedule(0.1, 10, 110)
     rates = np.array([schedule(step) for step in range(111)])
     np.testing.assert_allclose(rates[:10], 0.1 * np.arange(1, 11) / 10, rtol=1e-5)
     expected = 0.05 * (1 + np.cos(np.pi * np.arange(101) / 100))
@@ -349,7 +349,7 @@ def test_patches_are_the_usual_convolution() -> None:
 def test_the_epoch_is_one_program_without_callbacks() -> None:
     settings = configuration.presets("lenet5_mnist")["paper"]
     lenet = model.build("lenet5", seed=0)
-    stage = training.stages_of(settings, lenet.params, steps=2)[0]
+    stage = stages.stages_of(settings, lenet.params, steps=2)[0]
     assert stage.name == "compress"
     images = np.zeros((512, 28, 28, 1), np.uint8)
     split = Split(images, np.zeros(512, np.int32))

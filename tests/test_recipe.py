@@ -131,5 +131,29 @@ def test_what_cannot_be():
     with pytest.raises(ValueError, match="all 1 stages are over"):
         advance(stages[:1], over)
     lost = [stages[0]._replace(steps=1), stages[1]._replace(carry={"clustered_bits": "no_bits"})]
-    with pytest.raises(ValueError, match="'clustered_bits' from 'no_bits'"):
+    with pytest.raises(ValueError, match="'no_bits': got 0 fields"):
         go_on(lost, started(lost), 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "message"),
+    [
+        ("split_count", r"got \(\(\), 'int32'\), expected \(\(1,\), 'int32'\)"),
+        ("count", "got 2 fields"),
+    ],
+)
+def test_a_field_is_carried_over_only_where_it_is_clear_what_that_means(old: str, message: str):
+    sgd = optax.sgd(0.05)
+    pull = jpq_jax.admm_to(jpq_jax.pruning(0.2), rho=4.0, every=5)
+    counting = optax.scale_by_schedule(lambda _: 1.0)
+    stages = [
+        Stage("prune", 1, optax.chain(pull, counting, sgd, counting)),
+        Stage(
+            "cluster",
+            1,
+            jpq_jax.latent(sgd, jpq_jax.clustering(8)),
+            carry={"clustered_bits": old},
+        ),
+    ]
+    with pytest.raises(ValueError, match=message):
+        go_on(stages, started(stages), 1)

@@ -75,9 +75,36 @@ def test_it_is_admm_step_by_step(penalty: Any):
         else:
             w = (w - RATE * (w - target()) + RATE * rho * (z - u)) / (1 + RATE * rho)
     np.testing.assert_allclose(got, w, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(optax.tree.get(state, "split_dual")["kernel"], u, atol=1e-5)
+    np.testing.assert_allclose(optax.tree.get(state, "split_dual")["kernel"], rho * u, atol=1e-5)
     residuals = optax.tree.get(state, "split_residuals")
     np.testing.assert_allclose(residuals, [primal, dual, *scales], rtol=1e-4)
+
+
+def test_the_dual_variable_is_kept_when_rho_is_set_from_outside():
+    """As `optax.inject_hyperparams` lets a user do, who then knows no schedule."""
+    make = optax.inject_hyperparams(
+        jpq_jax.admm_to, static_args=("planner", "every", "penalty", "where")
+    )
+    optimizer = make(jpq_jax.pruning(0.25), rho=0.5, every=100)
+    params = {"kernel": jnp.asarray(target(), jnp.float32)}
+    zeros, state = jax.tree.map(jnp.zeros_like, params), optimizer.init(params)
+    _, state = optimizer.update(zeros, state, params)
+    dual = np.asarray(optax.tree.get(state, "split_dual")["kernel"])
+    pulled, state = optimizer.update(zeros, state, params)
+    stronger, _ = optimizer.update(zeros, optax.tree.set(state, rho=jnp.float32(2.0)), params)
+    pruned = target() - top(target(), 12)
+    np.testing.assert_allclose(dual, 0.5 * pruned, rtol=1e-6)
+    np.testing.assert_allclose(pulled["kernel"], 0.5 * pruned + dual, rtol=1e-5)
+    np.testing.assert_allclose(stronger["kernel"], 2.0 * pruned + dual, rtol=1e-5)
+
+
+def test_without_a_pull_nothing_changes():
+    params = {"kernel": jnp.asarray(target(), jnp.float32)}
+    optimizer = jpq_jax.admm_to(jpq_jax.pruning(0.25), rho=0.0, every=1)
+    zeros, state = jax.tree.map(jnp.zeros_like, params), optimizer.init(params)
+    for _ in range(2):
+        updates, state = optimizer.update(zeros, state, params)
+        np.testing.assert_array_equal(updates["kernel"], 0)
 
 
 def test_it_comes_to_rest_at_the_best_support():

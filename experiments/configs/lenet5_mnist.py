@@ -8,6 +8,9 @@ projection, and is to be started from their baseline too. `relu` is the same for
 convolutions, which reaches a higher accuracy and is trained here. `bytes` is for a file of so many bytes, all that is in
 it counted: that network, but narrow, trained on images that are also turned and stretched, and then by itself and by what
 it said when it was dense. `smallest` is the same for half as many bytes.
+
+By Ye et al., 2018, from the same baseline: `pruning` alone, here with the layers' shares found under one number and not
+given; `clustering` alone, all weights to two values of their layer; `ye-joint`, both by ADMM, in their four stages.
 """
 
 import dataclasses
@@ -54,6 +57,10 @@ _BYTES = dataclasses.replace(
 
 _SMALLEST = dataclasses.replace(_BYTES, nbytes=1520, units=(8, 16, 40), epochs=90, ramp_epochs=45)
 
+_PRUNING = dataclasses.replace(
+    _JOINT, method="pruning", ratio=None, density=1 / 300, epochs=60, ramp_epochs=36
+)
+
 PRESETS = {
     "default": Config(
         ratio=500, shift=2, dense_epochs=5, epochs=18, warmup_epochs=1, learning_rate=0.03
@@ -63,6 +70,13 @@ PRESETS = {
     "joint": _JOINT,
     "bytes": _BYTES,
     "smallest": _SMALLEST,
+    "pruning": _PRUNING,
+    "clustering": dataclasses.replace(
+        _PRUNING, method="clustering", density=None, bits=1, zero=False, epochs=30, ramp_epochs=0
+    ),
+    "ye-joint": dataclasses.replace(
+        _PRUNING, method="ye", density=0.012, bits=1, epochs=80, ramp_epochs=0, finetune_epochs=0
+    ),
     "relu": dataclasses.replace(
         _JOINT, model="lenet5_relu", turn=10.0, zoom=0.1, dense_epochs=20, ratio=4000
     ),

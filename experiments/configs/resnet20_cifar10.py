@@ -1,7 +1,7 @@
 """ResNet-20 on CIFAR-10, started from a trained baseline with --init, in as few epochs as a CPU allows.
 
 `default` trains through the joint projection. `published` is the method of Yang et al., CVPR 2020, in the same number of
-epochs, to compare with. Set --ratio for another point of the curve.
+epochs, to compare with. Set --ratio for another point of the curve. `pruning` and `clustering` are these alone.
 """
 
 import dataclasses
@@ -21,7 +21,23 @@ _COMMON = Config(
     weight_decay=1e-4,
 )
 
+_PRUNING = dataclasses.replace(
+    _COMMON,
+    method="pruning",
+    ratio=None,
+    density=0.35,
+    epochs=6,
+    ramp_epochs=4,
+    learning_rate=5e-3,
+    pull=1e-3,
+    distill=0.5,
+)
+
 PRESETS = {
     "default": dataclasses.replace(_COMMON, method="joint", ramp_epochs=7),
     "published": dataclasses.replace(_COMMON, warmup_epochs=1),
+    "pruning": _PRUNING,
+    "clustering": dataclasses.replace(
+        _PRUNING, method="clustering", density=None, bits=4, ramp_epochs=0
+    ),
 }

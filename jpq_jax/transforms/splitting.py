@@ -52,7 +52,7 @@ class SplitState(NamedTuple):
     """Attributes:
     split_count: [] int32, updates so far.
     split_target: Z, the feasible copy; like the params, `optax.MaskedNode` where a leaf is not compressed.
-    split_dual: U, the scaled dual variable; likewise.
+    split_dual: rho U, the dual variable, which does not change with rho; likewise.
     split_plan: the planner's, small arrays.
     split_residuals: as of the last projection; the dual one is infinite before the second.
     """
@@ -65,7 +65,7 @@ class SplitState(NamedTuple):
 
 
 class _Split(NamedTuple):
-    """W, Z and U of the compressed leaves, as float32 lists, and the plan."""
+    """W, Z and rho U of the compressed leaves, as float32 lists, and the plan."""
 
     weights: list[jax.Array]
     target: list[jax.Array]
@@ -91,8 +91,8 @@ def admm_to(
 
     Args:
       planner: makes the plan P, such as `pruning(0.05)`, `clustering(2)` or `joint(budget)`.
-      rho: strength of the pull, or a schedule of it over updates. When it changes, U is divided by the same factor, so that
-        rho U, the dual variable itself, is kept.
+      rho: strength of the pull, at least 0, or a schedule of it over updates. When it changes, rho U, the dual variable
+        itself, is kept.
       every: updates between projections; published: some epochs.
       learning_rate: the optimizer's, or its schedule; for the proximal step only, which needs it.
       penalty: see above.
@@ -134,22 +134,24 @@ def admm_to(
         old, steps = compressed_leaves(params, leaves), compressed_leaves(updates, leaves)
         count = state.split_count
         strength = jnp.asarray(value_at(rho, count), jnp.float32)
-        before = jnp.asarray(value_at(rho, jnp.maximum(count - 1, 0)), jnp.float32)
-        rescale = jnp.where(strength > 0, before / jnp.where(strength > 0, strength, 1), 1)
-        dual = [rescale * u for u in floats(state.split_dual)]
         split = _Split(
-            floats(old), floats(state.split_target), dual, state.split_plan, state.split_residuals
+            floats(old),
+            floats(state.split_target),
+            floats(state.split_dual),
+            state.split_plan,
+            state.split_residuals,
         )
 
         def project(split: _Split) -> _Split:
             return _projected(split, planner, count, strength)
 
         split = lax.cond(count % every == 0, project, lambda split: split, split)
+        scaled = _scaled(split.dual, strength)
         if penalty == "gradient":
-            new = gradient_penalty(steps, split.weights, split.target, split.dual, strength)
+            new = gradient_penalty(steps, split.weights, split.target, scaled, strength)
         else:
             pull = strength * jnp.asarray(value_at(learning_rate, count), jnp.float32)
-            moved = proximal_step(split.weights, floats(steps), split.target, split.dual, pull)
+            moved = proximal_step(split.weights, floats(steps), split.target, scaled, pull)
             new = differences(moved, old, steps)
         new_state = SplitState(
             split_count=jnp.asarray(optax.safe_increment(count)),
@@ -180,18 +182,24 @@ def has_converged(state: SplitState, *, relative: float = 1e-2, absolute: float 
 
 
 def _projected(split: _Split, planner: Planner, count: jax.Array, strength: jax.Array) -> _Split:
-    shifted = [w + u for w, u in zip(split.weights, split.dual, strict=True)]
+    scaled = _scaled(split.dual, strength)
+    shifted = [w + u for w, u in zip(split.weights, scaled, strict=True)]
     plan = planner.replan(shifted, split.plan, count, None)
     target = plan.assign(shifted, None)
-    dual = [x - z for x, z in zip(shifted, target, strict=True)]
+    dual = [strength * (x - z) for x, z in zip(shifted, target, strict=True)]
     moved = strength * _distance(target, split.target)
     residuals = Residuals(
         primal=_distance(split.weights, target),
         dual=jnp.where(count == 0, jnp.inf, moved),
         primal_scale=jnp.maximum(_norm(split.weights), _norm(target)),
-        dual_scale=strength * _norm(dual),
+        dual_scale=_norm(dual),
     )
     return split._replace(target=target, dual=dual, plan=plan, residuals=residuals)
+
+
+def _scaled(dual: Sequence[jax.Array], strength: jax.Array) -> list[jax.Array]:
+    """U; zeros while there is no pull."""
+    return [jnp.where(strength > 0, y / jnp.where(strength > 0, strength, 1), 0) for y in dual]
 
 
 def _distance(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:

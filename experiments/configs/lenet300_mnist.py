@@ -1,0 +1,39 @@
+"""LeNet-300-100 on MNIST by Ye et al., 2018: pruning alone, clustering alone, and both in their four stages (`default`).
+
+The dense model comes first, and is trained on images that are shifted, too. `joint` takes both at once.
+"""
+
+import dataclasses
+
+from experiments.config import Config
+
+_COMMON = Config(
+    model="lenet300",
+    method="ye",
+    density=0.03,
+    bits=1,
+    shift=1,
+    batch_size=128,
+    dense_epochs=40,
+    epochs=120,
+    learning_rate=0.05,
+)
+
+_PRUNING = dataclasses.replace(
+    _COMMON,
+    method="pruning",
+    density=0.02,
+    bits=None,
+    ramp_epochs=72,
+    pull=1e-3,
+    finetune_epochs=20,
+)
+
+PRESETS = {
+    "default": _COMMON,
+    "pruning": _PRUNING,
+    "clustering": dataclasses.replace(
+        _PRUNING, method="clustering", density=None, bits=1, zero=False, epochs=60, ramp_epochs=0
+    ),
+    "joint": dataclasses.replace(_PRUNING, method="joint", density=None, ratio=1500),
+}
