@@ -24,6 +24,9 @@ from jpq_jax.projection.published import project_alternating as project_alternat
 from jpq_jax.rate import account as account
 from jpq_jax.rate import paper_ratio as paper_ratio
 from jpq_jax.rate import rate_bits as rate_bits
+from jpq_jax.removal.shrink import Shortened as Shortened
+from jpq_jax.removal.shrink import Shrunk as Shrunk
+from jpq_jax.removal.shrink import shrink as shrink
 from jpq_jax.report import compare as compare
 from jpq_jax.report import inspect as inspect
 from jpq_jax.transforms.admm import AdmmState as AdmmState
@@ -65,6 +68,8 @@ __all__ = [
     "Planner",
     "ProjectState",
     "Residuals",
+    "Shortened",
+    "Shrunk",
     "SplitState",
     "Treatment",
     "account",
@@ -93,6 +98,7 @@ __all__ = [
     "pruning",
     "rate_bits",
     "read_checkpoint",
+    "shrink",
     "validate",
     "write_safetensors",
 ]

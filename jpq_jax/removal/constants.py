@@ -1,0 +1,311 @@
+"""What of each array is the same whatever the model's input, by abstract interpretation of a program.
+
+A channel whose weights are all pruned gives its bias everywhere, ReLU of that after it, and so on. Values are found with the weights
+as they are; an axis along which they do not change is kept as one index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+from numpy.typing import NDArray
+
+from jpq_jax.removal.labels import ELEMENTWISE, reshape_groups
+from jpq_jax.removal.program import bind
+
+
+class Known(NamedTuple):
+    """Attributes:
+    shape: of the array.
+    is_known: bool, of as many axes, each of its length or of 1.
+    value: of the same shape; anything where it is not known.
+    """
+
+    shape: tuple[int, ...]
+    is_known: NDArray[np.bool_]
+    value: NDArray[Any]
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.is_known.all())
+
+    def full(self, axes: Sequence[int]) -> Known:
+        """With these axes at their length."""
+        return self.to(
+            [self.shape[i] if i in axes else size for i, size in enumerate(self.is_known.shape)]
+        )
+
+    def to(self, shape: Sequence[int]) -> Known:
+        return self._replace(
+            is_known=np.broadcast_to(self.is_known, shape), value=np.broadcast_to(self.value, shape)
+        )
+
+    @property
+    def is_zero(self) -> NDArray[np.bool_]:
+        return self.is_known & (self.value == 0)
+
+
+def constants(program: ClosedJaxpr, params: Sequence[Any]) -> dict[Var, Known]:
+    """Of every array, what is known of it, given the first operands."""
+    jaxpr = program.jaxpr
+    known = {var: _given(value) for var, value in zip(jaxpr.invars, params, strict=False)}
+    known |= {var: unknown(var.aval) for var in jaxpr.invars[len(params) :]}
+    known |= {var: _given(v) for var, v in zip(jaxpr.constvars, program.consts, strict=True)}
+    for eqn in jaxpr.eqns:
+        operands = [of(known, atom) for atom in eqn.invars]
+        found = _outputs(eqn, operands)
+        known.update(zip(eqn.outvars, found, strict=True))
+    return known
+
+
+def of(known: dict[Var, Known], atom: Var | Literal) -> Known:
+    return _given(atom.val) if isinstance(atom, Literal) else known[atom]
+
+
+def unknown(aval: Any) -> Known:
+    ones = (1,) * len(aval.shape)
+    return Known(tuple(aval.shape), np.zeros(ones, bool), np.zeros(ones, np.float32))
+
+
+def _given(value: Any) -> Known:
+    array = (
+        value
+        if jnp.issubdtype(jnp.asarray(value).dtype, jax.dtypes.extended)
+        else np.asarray(value)
+    )
+    return Known(tuple(np.shape(array)), np.ones(np.shape(array), bool), array)
+
+
+def _outputs(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known]:
+    name = eqn.primitive.name
+    if name in ELEMENTWISE:
+        return [_elementwise(eqn, operands)]
+    rule = _RULES.get(name)
+    found = rule(eqn, operands) if rule else None
+    if found is not None:
+        return [found]
+    if all(operand.whole for operand in operands) and operands:
+        values = [jnp.asarray(np.broadcast_to(o.value, o.shape)) for o in operands]
+        return [_given(value) for value in bind(eqn, values)]
+    return [unknown(var.aval) for var in eqn.outvars]
+
+
+def _elementwise(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
+    shape = tuple(eqn.outvars[0].aval.shape)
+    each = np.broadcast_shapes(*(o.value.shape for o in operands))
+    if len(each) < len(shape):
+        each = (1,) * len(shape)
+    wide = [
+        o.to(each) if o.shape else o._replace(is_known=np.broadcast_to(o.is_known, each))
+        for o in operands
+    ]
+    is_known = np.logical_and.reduce([o.is_known for o in wide])
+    with np.errstate(all="ignore"):
+        values = [
+            jnp.asarray(o.value, atom.aval.dtype) for o, atom in zip(wide, eqn.invars, strict=True)
+        ]
+        value = np.asarray(bind(eqn, values)[0])
+    value = np.broadcast_to(value, each)
+    if eqn.primitive.name == "mul":
+        zero = wide[0].is_zero | wide[1].is_zero
+        is_known, value = is_known | zero, np.where(zero, 0, value)
+    return Known(shape, is_known, value)
+
+
+def _broadcast(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
+    shape, [operand, *_] = tuple(eqn.params["shape"]), operands
+    short = [1] * len(shape)
+    for size, to in zip(operand.value.shape, eqn.params["broadcast_dimensions"], strict=True):
+        short[to] = size
+    return Known(shape, operand.is_known.reshape(short), operand.value.reshape(short))
+
+
+def _reshape(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    [operand, *_], shape = operands, tuple(eqn.params["new_sizes"])
+    if eqn.params["dimensions"] is not None or not math.prod(shape):
+        return None
+    short: list[int] = []
+    for before, after in reshape_groups(operand.shape, shape):
+        if any(operand.value.shape[axis] > 1 for axis in before):
+            operand = operand.full(before)
+            short += [shape[axis] for axis in after]
+        else:
+            short += [1] * len(after)
+    return Known(shape, operand.is_known.reshape(short), operand.value.reshape(short))
+
+
+def _moved(move: Callable[[NDArray[Any], Any], NDArray[Any]]) -> Callable[..., Known]:
+    """A rule for what only moves axes about."""
+
+    def rule(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
+        [operand] = operands
+        shape = tuple(eqn.outvars[0].aval.shape)
+        return Known(shape, move(operand.is_known, eqn.params), move(operand.value, eqn.params))
+
+    return rule
+
+
+def _slice(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
+    [operand], p = operands, eqn.params
+    strides = p["strides"] or [1] * len(operand.shape)
+    taken = tuple(
+        slice(None) if size == 1 else slice(start, limit, stride)
+        for size, start, limit, stride in zip(
+            operand.value.shape, p["start_indices"], p["limit_indices"], strides, strict=True
+        )
+    )
+    return Known(tuple(eqn.outvars[0].aval.shape), operand.is_known[taken], operand.value[taken])
+
+
+def _concatenate(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
+    axis = eqn.params["dimension"]
+    parts = [operand.full([axis]) for operand in operands]
+    rest = np.broadcast_shapes(*(np.delete(part.value.shape, axis) for part in parts))
+    parts = [part.to([*rest[:axis], part.shape[axis], *rest[axis:]]) for part in parts]
+    joined = (np.concatenate([part[i] for part in parts], axis) for i in (1, 2))
+    return Known(tuple(eqn.outvars[0].aval.shape), *joined)
+
+
+def _pad(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    operand, filling = operands
+    config = eqn.params["padding_config"]
+    if not filling.whole or any(min(entry) < 0 or entry[2] for entry in config):
+        return None
+    operand = operand.full([i for i, (low, high, _) in enumerate(config) if low or high])
+    widths = [entry[:2] for entry in config]
+    return Known(
+        tuple(eqn.outvars[0].aval.shape),
+        np.pad(operand.is_known, widths, constant_values=True),
+        np.pad(operand.value, widths, constant_values=filling.value[()]),
+    )
+
+
+def _reduce_sum(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
+    [operand], axes = operands, tuple(eqn.params["axes"])
+    short = math.prod(operand.shape[i] for i in axes if operand.value.shape[i] == 1)
+    value = operand.value.sum(axis=axes) * short
+    return Known(tuple(eqn.outvars[0].aval.shape), operand.is_known.all(axis=axes), value)
+
+
+def _reduce_max(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
+    [operand], axes = operands, tuple(eqn.params["axes"])
+    value = operand.value.max(axis=axes)
+    return Known(tuple(eqn.outvars[0].aval.shape), operand.is_known.all(axis=axes), value)
+
+
+def _pool(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    """Of a window over places that are all alike; the largest is that of each, the sum as often as there are."""
+    [operand], p = operands, eqn.params
+    pooled = [
+        i for i, size in enumerate(p["window_dimensions"]) if size > 1 or p["padding"][i] != (0, 0)
+    ]
+    if any(operand.value.shape[i] > 1 for i in pooled):
+        return None
+    is_known, value = operand.is_known, operand.value
+    if eqn.primitive.name == "reduce_window_sum":
+        value = value * math.prod(p["window_dimensions"])
+        if any(padding != (0, 0) for padding in p["padding"]):
+            is_known = operand.is_zero
+    return Known(tuple(eqn.outvars[0].aval.shape), is_known, value)
+
+
+def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    """By weights that are known: one of both operands is."""
+    (left, right), (left_batch, _) = eqn.params["dimension_numbers"]
+    if left_batch or all(o.whole and o.value.shape == o.shape for o in operands):
+        return None
+    weights, data, of_weights, of_data, first = (
+        (operands[1], operands[0], right, left, False)
+        if operands[1].whole
+        else (operands[0], operands[1], left, right, True)
+    )
+    free = [i for i in range(len(data.shape)) if i not in of_data]
+    if not weights.whole or any(data.value.shape[i] > 1 for i in free):
+        return None
+    matrix = np.moveaxis(
+        np.broadcast_to(weights.value, weights.shape), of_weights, range(len(of_weights))
+    )
+    data = data.full(of_data)
+    order = [*of_data, *free]
+    inputs = (np.transpose(x, order).reshape(-1) for x in (data.is_known, data.value))
+    found, value = summed(matrix.reshape(data.is_known.size, -1), *inputs)
+    of_free = [size for i, size in enumerate(weights.shape) if i not in of_weights]
+    ones = [1] * len(free)
+    short = [*of_free, *ones] if first else [*ones, *of_free]
+    return Known(tuple(eqn.outvars[0].aval.shape), found.reshape(short), value.reshape(short))
+
+
+def summed(
+    matrix: NDArray[Any], is_known: NDArray[np.bool_], value: NDArray[Any]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which outputs are known of a product by a matrix [inputs, outputs], and their values."""
+    needs = (matrix != 0)[~is_known].any(axis=0)
+    return ~needs, np.where(is_known, value, 0).astype(np.float64) @ matrix.astype(np.float64)
+
+
+def _convolution(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    image, kernel = operands
+    numbers, p = eqn.params["dimension_numbers"], eqn.params
+    feature, out = numbers.lhs_spec[1], numbers.out_spec[1]
+    if not kernel.whole or p["batch_group_count"] != 1:
+        return None
+    if any(size > 1 for i, size in enumerate(image.value.shape) if i != feature):
+        return None
+    image = image.full([feature])
+    is_known = image.is_known.reshape(-1)
+    if not is_uniform(eqn):
+        is_known = image.is_zero.reshape(-1)
+    taps = kernel_matrix(eqn, kernel)
+    groups = p["feature_group_count"]
+    inputs = [x.reshape(groups, -1) for x in (is_known, image.value.reshape(-1))]
+    # Its filters' places count by themselves for what is needed, and are added for the value.
+    needs = (taps != 0).any(axis=0)
+    parts = [
+        (summed(needs[g], known, value)[0], summed(taps.sum(axis=0)[g], known, value)[1])
+        for g, (known, value) in enumerate(zip(*inputs, strict=True))
+    ]
+    short = [1] * len(image.shape)
+    short[out] = -1
+    joined = (np.concatenate([part[i] for part in parts]).reshape(short) for i in (0, 1))
+    return Known(tuple(eqn.outvars[0].aval.shape), *joined)
+
+
+def kernel_matrix(eqn: JaxprEqn, kernel: Known) -> NDArray[Any]:
+    """A convolution's kernel as [places of the filter, groups, inputs, outputs]."""
+    out, into, *_ = eqn.params["dimension_numbers"].rhs_spec
+    weights = np.broadcast_to(kernel.value, kernel.shape)
+    groups, inputs = eqn.params["feature_group_count"], kernel.shape[into]
+    last = np.moveaxis(weights, (into, out), (-2, -1)).reshape(
+        -1, inputs, groups, kernel.shape[out] // groups
+    )
+    return np.moveaxis(last, 2, 1)
+
+
+def is_uniform(eqn: JaxprEqn) -> bool:
+    """Whether a convolution makes an image that is the same everywhere of one that is."""
+    padded = any(entry != (0, 0) for entry in eqn.params["padding"])
+    return not padded and all(step == 1 for step in eqn.params["lhs_dilation"])
+
+
+_RULES: dict[str, Callable[[JaxprEqn, Sequence[Known]], Known | None]] = {
+    "broadcast_in_dim": _broadcast,
+    "reshape": _reshape,
+    "transpose": _moved(lambda x, p: np.transpose(x, p["permutation"])),
+    "squeeze": _moved(lambda x, p: np.squeeze(x, tuple(p["dimensions"]))),
+    "rev": _moved(lambda x, p: np.flip(x, tuple(p["dimensions"]))),
+    "slice": _slice,
+    "concatenate": _concatenate,
+    "pad": _pad,
+    "reduce_sum": _reduce_sum,
+    "reduce_max": _reduce_max,
+    "reduce_window_max": _pool,
+    "reduce_window_sum": _pool,
+    "dot_general": _dot,
+    "conv_general_dilated": _convolution,
+}

@@ -1,0 +1,280 @@
+"""Which atoms can go: the most, such that nothing that stays can tell.
+
+All that may go is taken to, and then the others are called back, until no more has to be. An index that goes must give nothing where
+it is summed over with weights: the weights are 0, for all outputs that stay; or the value is 0 whatever the input; or it is
+another constant, that a bias behind the sum can take up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+from numpy.typing import NDArray
+
+from jpq_jax.removal.atoms import Labels
+from jpq_jax.removal.constants import Known, is_uniform, kernel_matrix, of
+from jpq_jax.removal.labels import Labelled
+
+_LAYOUT = frozenset(["reshape", "squeeze", "transpose", "broadcast_in_dim", "copy"])
+
+
+class Bias(NamedTuple):
+    """Attributes:
+    leaf: which of the params is added behind a sum.
+    axis: of it, that lies along the sum's outputs.
+    sign: -1 if it is subtracted.
+    """
+
+    leaf: int
+    axis: int
+    sign: int
+
+
+class Sum(NamedTuple):
+    """A product that sums over an axis of data.
+
+    Attributes:
+      labels: [n] of that axis.
+      weights: [n, others, outputs], by what it is multiplied; None where that is not known.
+      outputs: the labels of the outputs; () where the weights are not known.
+      is_zero: [n, others] bool, whether the data there are 0 whatever the input.
+      constant: [n] what they are otherwise; NaN where that is not known, or differs from place to place.
+      bias: what may take it up; None if there is none.
+    """
+
+    labels: Labels
+    weights: NDArray[Any] | None
+    outputs: Labels
+    is_zero: NDArray[np.bool_]
+    constant: NDArray[np.float64]
+    bias: Bias | None
+
+
+class Dead(NamedTuple):
+    """Attributes:
+    is_dead: by atom, whether it goes.
+    why: by the root of an atom that stays, what keeps it.
+    added: by leaf and axis, what is added to a bias for the constants that went, [n] float64.
+    """
+
+    is_dead: NDArray[np.bool_]
+    why: dict[int, str]
+    added: dict[tuple[int, int], NDArray[np.float64]]
+
+
+def find_dead(
+    program: ClosedJaxpr, labelled: Labelled, known: dict[Var, Known], params: int, multiple: int
+) -> Dead:
+    """params: how many of the program's operands are. multiple: what the lengths of their axes stay multiples of."""
+    atoms = labelled.atoms
+    why = atoms.reasons()
+    leaves = [labelled.roots(var) for var in program.jaxpr.invars[:params]]
+    is_dead = np.zeros(atoms.size, bool)
+    for labels in (labels for axes in leaves for labels in axes):
+        is_dead[labels] = True
+    is_dead[list(why)] = False
+    sums = list(_sums(program, labelled, known, params))
+    while True:
+        _call_back(is_dead, sums, why)
+        if not _round_up(is_dead, leaves, multiple, why):
+            break
+    return Dead(is_dead, why, _added(is_dead, sums))
+
+
+def _call_back(is_dead: NDArray[np.bool_], sums: Sequence[Sum], why: dict[int, str]) -> None:
+    """Those that are missed where they are summed over."""
+    missed = True
+    while missed:
+        missed = False
+        for one in sums:
+            gone = is_dead[one.labels]
+            back = gone & _matters(one, is_dead)
+            if back.any():
+                missed = True
+                for root in np.unique(one.labels[back]).tolist():
+                    is_dead[root] = False
+                    why[root] = _reason(one, one.labels == root)
+
+
+def _matters(one: Sum, is_dead: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[n] whether an index gives something to the outputs that stay, and no bias can."""
+    if one.weights is None:
+        return ~one.is_zero.all(axis=1)
+    used = (one.weights[:, :, ~is_dead[one.outputs]] != 0).any(axis=2)
+    given = (used & ~one.is_zero).any(axis=1)
+    return given if one.bias is None else given & np.isnan(one.constant)
+
+
+def _reason(one: Sum, at: NDArray[np.bool_]) -> str:
+    if one.weights is None or np.isnan(one.constant[at]).any():
+        return "is used"
+    return "is a constant other than 0, which no bias behind it takes up"
+
+
+def _round_up(
+    is_dead: NDArray[np.bool_],
+    leaves: Sequence[tuple[Labels, ...]],
+    multiple: int,
+    why: dict[int, str],
+) -> bool:
+    """Calls the first ones back until each axis has a multiple of indices, and at least one; whether any were."""
+    called = False
+    for labels in (labels for axes in leaves for labels in axes):
+        gone = np.flatnonzero(is_dead[labels])
+        left = len(labels) - gone.size
+        wanted = min(max(-(-left // multiple), 1) * multiple, len(labels))
+        for root in labels[gone[: wanted - left]].tolist():
+            called = True
+            is_dead[root] = False
+            why[root] = f"makes up a multiple of {multiple}" if multiple > 1 else "is the last one"
+    return called
+
+
+def _added(
+    is_dead: NDArray[np.bool_], sums: Sequence[Sum]
+) -> dict[tuple[int, int], NDArray[np.float64]]:
+    added: dict[tuple[int, int], NDArray[np.float64]] = {}
+    for one in sums:
+        if one.weights is None or one.bias is None:
+            continue
+        constant = np.where(is_dead[one.labels], np.nan_to_num(one.constant), 0)
+        change = one.bias.sign * np.einsum("n,nko->o", constant, one.weights.astype(np.float64))
+        if change.any():
+            place = (one.bias.leaf, one.bias.axis)
+            added[place] = added.get(place, 0) + change
+    return added
+
+
+def _sums(
+    program: ClosedJaxpr, labelled: Labelled, known: dict[Var, Known], params: int
+) -> Iterator[Sum]:
+    biases = _Biases(program, labelled, params)
+    for eqn in program.jaxpr.eqns:
+        operands = [of(known, atom) for atom in eqn.invars]
+        if eqn.primitive.name == "dot_general":
+            yield from _of_dot(eqn, operands, labelled, biases)
+        # Groups go as one, and sum over themselves.
+        elif eqn.params.get("feature_group_count") == 1:
+            yield _of_convolution(eqn, operands, labelled, biases)
+
+
+def _of_convolution(
+    eqn: JaxprEqn, operands: Sequence[Known], labelled: Labelled, biases: _Biases
+) -> Sum:
+    image, kernel = operands
+    feature, out = (
+        eqn.params["dimension_numbers"].lhs_spec[1],
+        eqn.params["dimension_numbers"].rhs_spec[0],
+    )
+    labels = labelled.roots(eqn.invars[0])[feature]
+    is_zero, constant = _along(image, (feature,))
+    outputs = labelled.roots(eqn.invars[1])[out]
+    if not kernel.whole:
+        return Sum(labels, None, outputs, is_zero, constant, None)
+    weights = kernel_matrix(eqn, kernel)[:, 0].transpose(1, 0, 2)
+    is_zero = np.broadcast_to(is_zero, weights.shape[:2])
+    if not is_uniform(eqn):
+        constant = np.full_like(constant, np.nan)
+    return Sum(labels, weights, outputs, is_zero, constant, biases.behind(eqn, outputs))
+
+
+def _of_dot(
+    eqn: JaxprEqn, operands: Sequence[Known], labelled: Labelled, biases: _Biases
+) -> Iterator[Sum]:
+    summed, batch = eqn.params["dimension_numbers"]
+    roots = [labelled.roots(atom) for atom in eqn.invars]
+    which = next((i for i in (1, 0) if operands[i].whole), None)
+    for n, _ in enumerate(summed[0]):
+        if which is None or batch[0]:  # of two arrays of data either may be 0
+            axes = [summed[side][n] for side in (0, 1)]
+            each = [_along(operands[side], (axes[side],))[0] for side in (0, 1)]
+            nothing = np.full(len(each[0]), np.nan)
+            yield Sum(roots[0][axes[0]], None, np.zeros(0, int), each[0] | each[1], nothing, None)
+            continue
+        data, weights = operands[1 - which], operands[which]
+        first = [summed[side][n] for side in (0, 1)]
+        others = [[a for i, a in enumerate(summed[side]) if i != n] for side in (0, 1)]
+        mine, its = first[1 - which], first[which]
+        is_zero, constant = _along(data, (mine, *others[1 - which]))
+        free = [i for i in range(len(weights.shape)) if i not in summed[which]]
+        whole = np.broadcast_to(weights.value, weights.shape)
+        matrix = np.transpose(whole, [its, *others[which], *free])
+        matrix = matrix.reshape(len(is_zero), is_zero.shape[1], -1)
+        outputs, bias = (
+            roots[which][free[0]] if len(free) == 1 else np.zeros(matrix.shape[2], int),
+            None,
+        )
+        if len(free) == 1 and len(summed[0]) == 1:
+            bias = biases.behind(eqn, outputs)
+        yield Sum(roots[1 - which][mine], matrix, outputs, is_zero, constant, bias)
+
+
+def _along(data: Known, axes: tuple[int, ...]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Of the first of these axes and the others together, [n, others], whether it is 0 everywhere else; and [n] the constant."""
+    wide = data.full(axes)
+    rest = tuple(i for i in range(len(data.shape)) if i not in axes)
+    order = np.argsort(np.argsort(axes))
+    is_zero = wide.is_zero.all(axis=rest).transpose(order).reshape(data.shape[axes[0]], -1)
+    same = all(wide.value.shape[i] == 1 for i in rest) and len(axes) == 1
+    if not same:
+        return is_zero, np.full(len(is_zero), np.nan)
+    flat = wide.value.reshape(-1).astype(np.float64)
+    return is_zero, np.where(wide.is_known.reshape(-1), flat, np.nan)
+
+
+class _Biases:
+    """Finds what is added to a sum, if that is a leaf of the params by itself, and used for nothing else."""
+
+    def __init__(self, program: ClosedJaxpr, labelled: Labelled, params: int) -> None:
+        jaxpr = program.jaxpr
+        self._labelled = labelled
+        self._leaf = {var: i for i, var in enumerate(jaxpr.invars[:params])}
+        self._made_by = {var: eqn for eqn in jaxpr.eqns for var in eqn.outvars}
+        self._users: dict[Var, list[JaxprEqn | None]] = {}
+        for eqn in jaxpr.eqns:
+            for atom in eqn.invars:
+                self._use(atom, eqn)
+        for atom in jaxpr.outvars:
+            self._use(atom, None)
+
+    def behind(self, eqn: JaxprEqn, outputs: Labels) -> Bias | None:
+        """outputs: the roots of the sum's outputs."""
+        var = eqn.outvars[0]
+        user = self._only_user(var)
+        while user is not None and user.primitive.name in _LAYOUT:
+            var = user.outvars[0]
+            user = self._only_user(var)
+        if user is None or user.primitive.name not in ("add", "add_any", "sub"):
+            return None
+        left, right = user.invars
+        is_difference = user.primitive.name == "sub"
+        if is_difference and left is not var:
+            return None
+        leaf = self._leaf_behind(right if left is var else left)
+        if leaf is None:
+            return None
+        for axis, labels in enumerate(self._labelled.roots(leaf)):
+            if np.array_equal(labels, outputs) and len(labels) == np.prod(leaf.aval.shape):
+                return Bias(self._leaf[leaf], axis, -1 if is_difference else 1)
+        return None
+
+    def _leaf_behind(self, atom: Any) -> Var | None:
+        while not isinstance(atom, Literal) and self._only_user(atom) is not None:
+            if atom in self._leaf:
+                return atom
+            eqn = self._made_by.get(atom)
+            if eqn is None or eqn.primitive.name not in _LAYOUT:
+                return None
+            atom = eqn.invars[0]
+        return None
+
+    def _use(self, atom: Any, eqn: JaxprEqn | None) -> None:
+        if not isinstance(atom, Literal):
+            self._users.setdefault(atom, []).append(eqn)
+
+    def _only_user(self, var: Var) -> JaxprEqn | None:
+        users = self._users.get(var, [])
+        return users[0] if len(users) == 1 else None

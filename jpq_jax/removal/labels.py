@@ -1,0 +1,389 @@
+"""Which index of which axis of which array is which atom: from the equations of a program.
+
+Arrays that are added have the same channels, a convolution's input has those of its kernel's input axis, and so on. What is not known
+here holds all its operands' indices, so that it sees them as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+
+from jpq_jax.removal.atoms import Atoms, Labels, is_place, places
+
+Axes = tuple[Labels, ...]  # the labels of each axis of an array
+
+
+class Labelled(NamedTuple):
+    """Attributes:
+    atoms: their classes.
+    of: for each variable, the labels of each of its axes.
+    """
+
+    atoms: Atoms
+    of: dict[Var, Axes]
+
+    def roots(self, var: Var) -> Axes:
+        return tuple(self.atoms.roots(labels) for labels in self.of[var])
+
+
+def label(program: ClosedJaxpr, params: int) -> Labelled:
+    """Of every array. params: how many of the program's operands are the model's own, which may lose indices."""
+    jaxpr, atoms = program.jaxpr, Atoms()
+    of: dict[Var, Axes] = {}
+    for i, var in enumerate([*jaxpr.invars, *jaxpr.constvars]):
+        axes = tuple(atoms.fresh(size) for size in _shape(var))
+        of[var] = axes
+        if params <= i < len(jaxpr.invars):
+            of[var] = tuple(
+                places(size) if axis < len(_shape(var)) - 1 else axes[axis]
+                for axis, size in enumerate(_shape(var))
+            )
+            _hold(atoms, of[var], "comes with the input")
+    labeller = _Labeller(atoms, of)
+    for eqn in jaxpr.eqns:
+        of.update(zip(eqn.outvars, labeller.outputs(eqn), strict=True))
+    for var in jaxpr.outvars:
+        if isinstance(var, Var):
+            _hold(atoms, of[var], "is put out")
+    return Labelled(atoms, of)
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+    return tuple(var.aval.shape)
+
+
+def _hold(atoms: Atoms, axes: Axes, why: str) -> None:
+    for labels in axes:
+        atoms.hold(labels, why)
+
+
+class _Labeller:
+    """The rules, by primitive."""
+
+    def __init__(self, atoms: Atoms, of: dict[Var, Axes]) -> None:
+        self.atoms, self.of = atoms, of
+
+    def outputs(self, eqn: JaxprEqn) -> list[Axes]:
+        operands = [self._axes(atom) for atom in eqn.invars]
+        name = eqn.primitive.name
+        if name in ELEMENTWISE:
+            return [self._elementwise(operands)] * len(eqn.outvars)
+        rule = _RULES.get(name)
+        found = rule(self, eqn, operands) if rule else None
+        if found is None:
+            why = f"goes into {name}, which is taken as it is"
+            for axes in operands:
+                _hold(self.atoms, axes, why)
+            return [self._held(var, why) for var in eqn.outvars]
+        return found
+
+    def _axes(self, atom: Any) -> Axes:
+        if isinstance(atom, Literal):
+            return tuple(places(size) for size in np.shape(atom.val))
+        return self.of[atom]
+
+    def _held(self, var: Any, why: str) -> Axes:
+        axes = tuple(self.atoms.fresh(size) for size in _shape(var))
+        _hold(self.atoms, axes, why)
+        return axes
+
+    def _elementwise(self, operands: Sequence[Axes]) -> Axes:
+        """Scalars go with every shape."""
+        first, *others = [axes for axes in operands if axes] or [()]
+        for axes in others:
+            for a, b in zip(first, axes, strict=True):
+                self.atoms.tie(a, b)
+        return first
+
+    def _broadcast(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        shape, mapped = eqn.params["shape"], eqn.params["broadcast_dimensions"]
+        axes = [self.atoms.fresh(size) for size in shape]
+        for labels, to in zip(operands[0], mapped, strict=True):
+            if len(labels) == shape[to]:
+                axes[to] = labels
+        return [tuple(axes)]
+
+    def _reshape(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes] | None:
+        if eqn.params["dimensions"] is not None or not math.prod(eqn.params["new_sizes"]):
+            return None
+        axes: list[Labels] = []
+        for before, after in reshape_groups(_shape(eqn.invars[0]), eqn.params["new_sizes"]):
+            merged = self._merged([operands[0][axis] for axis in before])
+            sizes = [eqn.params["new_sizes"][axis] for axis in after]
+            axes += self._split(merged, sizes)
+        return [tuple(axes)]
+
+    def _merged(self, axes: list[Labels]) -> Labels:
+        """One axis of several: its atoms are those of the last that may go, and the others stay."""
+        *outer, last = [
+            i for i, labels in enumerate(axes) if not is_place(labels) and len(labels) > 1
+        ] or [-1]
+        for i in outer:
+            self.atoms.hold(axes[i], "is laid into one axis with others")
+        if last < 0:
+            return places(math.prod(len(labels) for labels in axes))
+        shape = [len(labels) if i == last else 1 for i, labels in enumerate(axes)]
+        whole = np.broadcast_to(axes[last].reshape(shape), [len(labels) for labels in axes])
+        return whole.reshape(-1)
+
+    def _split(self, labels: Labels, sizes: Sequence[int]) -> list[Labels]:
+        """Several axes of one: its indices stay, unless all new axes but one have a single index."""
+        long = [i for i, size in enumerate(sizes) if size > 1]
+        if len(long) <= 1:
+            return [labels if [i] == long else self.atoms.fresh(1) for i in range(len(sizes))]
+        if not is_place(labels):
+            self.atoms.hold(labels, "is one axis of several in the program")
+        return [places(size) for size in sizes]
+
+    def _transpose(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        return [tuple(operands[0][axis] for axis in eqn.params["permutation"])]
+
+    def _squeeze(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        gone = eqn.params["dimensions"]
+        return [tuple(labels for i, labels in enumerate(operands[0]) if i not in gone)]
+
+    def _reverse(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        turned = eqn.params["dimensions"]
+        return [
+            tuple(labels[::-1] if i in turned else labels for i, labels in enumerate(operands[0]))
+        ]
+
+    def _slice(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
+        strides = eqn.params["strides"] or [1] * len(starts)
+        axes = []
+        for labels, start, limit, stride in zip(operands[0], starts, limits, strides, strict=True):
+            if stride > 1:
+                self.atoms.hold(labels, "is taken with a stride")
+            axes.append(labels[start:limit:stride])
+        return [tuple(axes)]
+
+    def _split_axis(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        axis, ends = eqn.params["axis"], np.cumsum(eqn.params["sizes"])[:-1]
+        parts = np.split(operands[0][axis], ends)
+        return [(*operands[0][:axis], part, *operands[0][axis + 1 :]) for part in parts]
+
+    def _concatenate(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        axis = eqn.params["dimension"]
+        whole = np.concatenate([axes[axis] for axes in operands])
+        others = self._elementwise([(*axes[:axis], *axes[axis + 1 :]) for axes in operands])
+        return [(*others[:axis], whole, *others[axis:])]
+
+    def _pad(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        axes = []
+        for labels, config in zip(operands[0], eqn.params["padding_config"], strict=True):
+            low, high, inside = config
+            if not (low or high or inside):
+                axes.append(labels)
+            elif is_place(labels) or inside or low < 0 or high < 0:
+                self.atoms.hold(labels, "is padded, or cut, inside")
+                axes.append(places(low + high + len(labels) + inside * max(len(labels) - 1, 0)))
+            else:
+                axes.append(np.concatenate([self.atoms.fresh(low), labels, self.atoms.fresh(high)]))
+        return [tuple(axes)]
+
+    def _reduce(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        gone = eqn.params["axes"]
+        for axes in operands:
+            for axis in gone:
+                self.atoms.hold(axes[axis], f"is gone over as a whole, by {eqn.primitive.name}")
+        left = [tuple(x for i, x in enumerate(axes) if i not in gone) for axes in operands]
+        return [self._elementwise(left)] * len(eqn.outvars)
+
+    def _cumulative(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        self.atoms.hold(operands[0][eqn.params["axis"]], "is gone over one by one")
+        return [operands[0]]
+
+    def _window(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        """A pool passes an axis on that its window does not move along."""
+        axes = []
+        for axis, (labels, size) in enumerate(
+            zip(operands[0], _shape(eqn.outvars[0]), strict=True)
+        ):
+            still = all(
+                eqn.params[field][axis] in (1, (0, 0))
+                for field in ("window_dimensions", "window_strides", "padding", "base_dilation")
+            )
+            if not still:
+                self.atoms.hold(labels, "is pooled along")
+            axes.append(labels if still else places(size))
+        return [tuple(axes)]
+
+    def _dot(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        (left, right), (left_batch, right_batch) = eqn.params["dimension_numbers"]
+        for a, b in ((left, right), (left_batch, right_batch)):
+            for i, j in zip(a, b, strict=True):
+                self.atoms.tie(operands[0][i], operands[1][j])
+        free = [
+            [labels for i, labels in enumerate(axes) if i not in (*summed, *batch)]
+            for axes, summed, batch in zip(
+                operands, (left, right), (left_batch, right_batch), strict=True
+            )
+        ]
+        return [(*(operands[0][i] for i in left_batch), *free[0], *free[1])]
+
+    def _convolution(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes] | None:
+        numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
+        if eqn.params["batch_group_count"] != 1:
+            return None
+        (batch, feature, *space), (out, into, *filters) = numbers.lhs_spec, numbers.rhs_spec
+        image, kernel = operands
+        for axes, held in ((image, space), (kernel, filters)):
+            for axis in held:
+                self.atoms.hold(axes[axis], "is a place in an image or a filter")
+        if groups == 1:
+            self.atoms.tie(image[feature], kernel[into])
+        else:
+            self._tie_groups(image[feature], kernel, out, into, groups)
+        result = [places(size) for size in _shape(eqn.outvars[0])]
+        result[numbers.out_spec[0]], result[numbers.out_spec[1]] = image[batch], kernel[out]
+        return [tuple(result)]
+
+    def _tie_groups(self, inputs: Labels, kernel: Axes, out: int, into: int, groups: int) -> None:
+        """A group of channels goes as one, its outputs with its inputs."""
+        self.atoms.hold(kernel[into], "is shared by the groups of a convolution")
+        outputs = kernel[out].reshape(groups, -1)
+        for labels in (inputs.reshape(groups, -1), outputs):
+            self.atoms.tie(labels, np.broadcast_to(outputs[:, :1], labels.shape))
+
+    def _gather(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes] | None:
+        """Rows looked up in a table: axes that are taken whole pass on."""
+        numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+        dropped = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+        if numbers.operand_batching_dims:
+            return None
+        table, indices = operands
+        axes = [places(size) for size in _shape(eqn.outvars[0])]
+        left = [axis for axis in range(len(table)) if axis not in dropped]
+        for axis, labels in enumerate(table):
+            whole = (
+                axis in left and sizes[axis] == len(labels) and axis not in numbers.start_index_map
+            )
+            if whole:
+                axes[numbers.offset_dims[left.index(axis)]] = labels
+            else:
+                self.atoms.hold(labels, "is looked up in")
+        for labels in indices:
+            self.atoms.hold(labels, "is looked up by")
+        return [tuple(axes)]
+
+    def _iota(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        del operands
+        axes = [self.atoms.fresh(size) for size in eqn.params["shape"]]
+        self.atoms.hold(axes[eqn.params["dimension"]], "is counted along")
+        return [tuple(axes)]
+
+
+def reshape_groups(
+    before: Sequence[int], after: Sequence[int]
+) -> list[tuple[list[int], list[int]]]:
+    """Which axes become which: the shortest runs of axes with as many elements."""
+    groups, i, j = [], 0, 0
+    while i < len(before) or j < len(after):
+        old, new = [], []
+        size, other = 1, 1
+        while (not old and not new) or size != other:
+            if (size <= other and i < len(before)) or j == len(after):
+                old, size, i = [*old, i], size * before[i], i + 1
+            else:
+                new, other, j = [*new, j], other * after[j], j + 1
+        groups.append((old, new))
+    return groups
+
+
+ELEMENTWISE = frozenset(
+    [
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "add_any",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "cos",
+        "cosh",
+        "digamma",
+        "div",
+        "eq",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "imag",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "lgamma",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "nextafter",
+        "not",
+        "or",
+        "pow",
+        "real",
+        "reduce_precision",
+        "rem",
+        "round",
+        "rsqrt",
+        "select_n",
+        "shift_left",
+        "shift_right_arithmetic",
+        "shift_right_logical",
+        "sign",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+    ]
+)
+_Rule = Callable[[_Labeller, JaxprEqn, Sequence[Axes]], "list[Axes] | None"]
+_RULES: dict[str, _Rule] = {
+    "broadcast_in_dim": _Labeller._broadcast,
+    "reshape": _Labeller._reshape,
+    "transpose": _Labeller._transpose,
+    "squeeze": _Labeller._squeeze,
+    "rev": _Labeller._reverse,
+    "slice": _Labeller._slice,
+    "split": _Labeller._split_axis,
+    "concatenate": _Labeller._concatenate,
+    "pad": _Labeller._pad,
+    "dot_general": _Labeller._dot,
+    "conv_general_dilated": _Labeller._convolution,
+    "gather": _Labeller._gather,
+    "iota": _Labeller._iota,
+    **{f"reduce_{of}": _Labeller._reduce for of in ("sum", "max", "min", "prod", "and", "or")},
+    **{f"cum{of}": _Labeller._cumulative for of in ("sum", "prod", "max", "min", "logsumexp")},
+    **{f"reduce_window_{of}": _Labeller._window for of in ("sum", "max", "min")},
+}

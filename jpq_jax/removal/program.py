@@ -1,0 +1,75 @@
+"""A model's function as a flat list of equations: what JAX traces, with the calls of jitted and other functions laid open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+# Calls that compute what their inner program does. By the name of the field that holds it.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+}
+
+
+def flat_program(function: Callable[..., Any], *args: Any) -> tuple[ClosedJaxpr, Any]:
+    """The program of a function of pytrees, and the structure of what it returns.
+
+    args: arrays or their shapes.
+    """
+    traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+
+    def opened(*leaves: jax.Array) -> list[Any]:
+        return _run(traced.jaxpr, traced.consts, leaves)
+
+    flat = jax.make_jaxpr(opened)(*jax.tree.leaves(args))
+    return flat, jax.tree.structure(shapes)
+
+
+def bind(eqn: JaxprEqn, operands: Sequence[Any], **changed: Any) -> list[Any]:
+    """What an equation computes, with some of its parameters changed."""
+    found = eqn.primitive.bind(*operands, **(eqn.params | changed))
+    return list(found) if eqn.primitive.multiple_results else [found]
+
+
+def _run(jaxpr: Jaxpr, consts: Sequence[Any], operands: Sequence[Any]) -> list[Any]:
+    env: dict[Var, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    env.update(zip(jaxpr.invars, operands, strict=True))
+    for eqn in jaxpr.eqns:
+        values = [_value(env, atom) for atom in eqn.invars]
+        name, platforms = eqn.primitive.name, eqn.params.get("branches_platforms")
+        if name in _CALLS:
+            found = _inside(eqn.params[_CALLS[name]], values)
+        elif platforms:  # of `lax.platform_dependent`
+            found = _inside(eqn.params["branches"][_here(platforms)], values[1:])
+        else:
+            found = bind(eqn, values)
+        env.update(zip(eqn.outvars, found, strict=True))
+    return [_value(env, atom) for atom in jaxpr.outvars]
+
+
+def _inside(inner: ClosedJaxpr | Jaxpr, values: Sequence[Any]) -> list[Any]:
+    if isinstance(inner, ClosedJaxpr):
+        return _run(inner.jaxpr, inner.consts, values)
+    return _run(inner, (), values)
+
+
+def _value(env: dict[Var, Any], atom: Var | Literal) -> Any:
+    return atom.val if isinstance(atom, Literal) else env[atom]
+
+
+def _here(platforms: Sequence[tuple[str, ...] | None]) -> int:
+    """The branch for the platform that there is; the default one, None, is the last."""
+    platform = jax.default_backend()
+    return next(i for i, names in enumerate(platforms) if names is None or platform in names)

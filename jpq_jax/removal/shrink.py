@@ -1,0 +1,168 @@
+"""A smaller model that computes what the pruned one does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+from numpy.typing import NDArray
+
+from jpq_jax.removal.constants import constants
+from jpq_jax.removal.dead import Dead, find_dead
+from jpq_jax.removal.labels import Labelled, label
+from jpq_jax.removal.program import flat_program
+from jpq_jax.removal.smaller import Keeps, keeps_of, run_smaller, taken
+from jpq_jax.vocabulary import (
+    Codes,
+    PyTree,
+    dequantize,
+    is_codes,
+    leaves_with_paths,
+)
+
+Function = Callable[..., Any]
+
+
+class Shortened(NamedTuple):
+    """One axis of one leaf of which something went, or could have.
+
+    Attributes:
+      path: of the leaf.
+      axis: of it.
+      before: its length.
+      after: the length now.
+      stays: of indices that are pruned and stay all the same, how many for which reason.
+    """
+
+    path: str
+    axis: int
+    before: int
+    after: int
+    stays: dict[str, int]
+
+
+class Shrunk(NamedTuple):
+    """Attributes:
+    params: like the given ones, with shorter axes; a bias that took a constant up is floats.
+    apply: (params, *inputs) -> what the model's function returns; for the smaller params, and inputs of any batch.
+    report: the axes.
+    """
+
+    params: PyTree
+    apply: Function
+    report: list[Shortened]
+
+
+def shrink(apply: Function, params: PyTree, *inputs: Any, multiple: int = 1) -> Shrunk:
+    """Takes pruned channels out of a model: its outputs stay what they are, to rounding.
+
+    The function's own program tells which indices of which axes of the leaves go together (convolutions, plain, grouped and
+    depthwise, dense layers, norms, sums, concatenations, pools, elementwise functions), and what can be told of the values. A
+    channel goes if what comes after has no weight for it, or if it is the same whatever the input: 0, or a constant that a bias
+    behind the next sum takes up. What cannot be proved stays; the report says why.
+
+    Args:
+      apply: a pure function (params, *inputs) -> outputs of dense params, as it is in use and not in training. Of an NNX
+        model, `lambda state, x: nnx.merge(graph, state)(x)`; `nnx.merge(graph, shrunk.params)` is then a smaller module, too, if
+        its own code asks its arrays for their shapes.
+      params: its weights, dense, with zeros for what is pruned, or codes as `finalize` and `compress` return them. All of them are
+        looked at in full precision on the host.
+      inputs: examples, or their shapes.
+      multiple: what the lengths of shortened axes are to be multiples of, such as 8 for accelerators; the rest stays.
+
+    Raises:
+      ValueError: `multiple` below 1.
+    """
+    if multiple < 1:
+        raise ValueError(f"shrink: got multiple={multiple}, expected at least 1")
+    dense = dequantize(params)
+    program, labelled, count = _labelled(apply, dense, inputs)
+    known = constants(program, [np.asarray(leaf) for leaf in jax.tree.leaves(dense)])
+    dead = find_dead(program, labelled, known, count, multiple)
+    roots = [labelled.roots(var) for var in program.jaxpr.invars[:count]]
+    keeps = [keeps_of(axes, dead.is_dead) for axes in roots]
+    smaller = _Smaller(apply, jax.tree.map(_shape_of, dense), keeps)
+    report = _report(leaves_with_paths(params), roots, keeps, dead)
+    return Shrunk(_shorter(params, keeps, dead), smaller, report)
+
+
+class _Smaller:
+    """The function of the smaller params: the program is traced anew for each shape of inputs, and run without what went."""
+
+    def __init__(self, apply: Function, full: PyTree, keeps: Sequence[Keeps]) -> None:
+        self._apply, self._full, self._keeps = apply, full, keeps
+
+    def __call__(self, params: PyTree, *inputs: Any) -> Any:
+        program, labelled, count = _labelled(self._apply, self._full, inputs)
+        is_dead = np.zeros(labelled.atoms.size, bool)
+        for var, keeps in zip(program.jaxpr.invars[:count], self._keeps, strict=True):
+            for labels, keep in zip(labelled.roots(var), keeps, strict=True):
+                is_dead[labels[~keep]] = True
+        if is_dead[list(labelled.atoms.reasons())].any():
+            raise ValueError(
+                "for inputs of these shapes the model does more than it did for the example's"
+            )
+        operands = [*jax.tree.leaves(params), *jax.tree.leaves(inputs)]
+        return jax.tree.unflatten(
+            self._structure(inputs), run_smaller(program, labelled, is_dead, operands)
+        )
+
+    def _structure(self, inputs: Any) -> Any:
+        shapes = jax.tree.map(_shape_of, inputs)
+        return jax.tree.structure(jax.eval_shape(self._apply, self._full, *shapes))
+
+
+def _labelled(apply: Function, params: PyTree, inputs: Any) -> tuple[ClosedJaxpr, Labelled, int]:
+    shapes = [jax.tree.map(_shape_of, tree) for tree in (params, *inputs)]
+    program, _ = flat_program(apply, *shapes)
+    count = len(jax.tree.leaves(params))
+    return program, label(program, count), count
+
+
+def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(
+        jnp.shape(leaf), jnp.asarray(leaf).dtype if not hasattr(leaf, "dtype") else leaf.dtype
+    )
+
+
+def _shorter(params: PyTree, keeps: Sequence[Keeps], dead: Dead) -> PyTree:
+    leaves, structure = jax.tree.flatten(params, is_leaf=is_codes)
+    new = []
+    for i, (leaf, keep) in enumerate(zip(leaves, keeps, strict=True)):
+        added = [(axis, value) for (at, axis), value in dead.added.items() if at == i]
+        whole = dequantize(leaf) if added else leaf
+        for axis, value in added:
+            along = np.reshape(value, [-1 if n == axis else 1 for n in range(len(keep))])
+            whole = (np.asarray(whole, np.float64) + along).astype(leaf.dtype)
+        new.append(_shorter_leaf(whole, keep))
+    return jax.tree.unflatten(structure, new)
+
+
+def _shorter_leaf(leaf: Any, keep: Keeps) -> Any:
+    if not is_codes(leaf):
+        return taken(jnp.asarray(leaf), keep) if keep else leaf
+    scale = None if leaf.scale is None else taken(leaf.scale, keep)
+    return Codes(taken(leaf.code, keep), leaf.codebook, leaf.bits, leaf.dtype, scale)
+
+
+def _report(
+    leaves: list[tuple[str, Any]],
+    roots: Sequence[tuple[NDArray[np.int64], ...]],
+    keeps: Sequence[Keeps],
+    dead: Dead,
+) -> list[Shortened]:
+    report = []
+    for (path, leaf), axes, keep in zip(leaves, roots, keeps, strict=True):
+        weights = np.asarray(leaf.code if is_codes(leaf) else leaf)
+        for axis, (labels, kept) in enumerate(zip(axes, keep, strict=True)):
+            others = tuple(i for i in range(weights.ndim) if i != axis)
+            empty = kept & ~(weights != 0).any(axis=others) if weights.ndim > 1 else ~kept & kept
+            stays = Counter(dead.why.get(int(root), "is used") for root in labels[empty])
+            if stays or not kept.all():
+                report.append(Shortened(path, axis, kept.size, int(kept.sum()), dict(stays)))
+    return report
