@@ -15,7 +15,7 @@ from flax import linen, nnx
 
 import jpq_jax
 
-PRUNINGS = int(os.environ.get("PRUNINGS", "6"))  # of each network
+PRUNINGS = int(os.environ.get("PRUNINGS", "3"))  # of each network
 
 
 class Net(NamedTuple):
@@ -217,3 +217,155 @@ def test_outputs_stay_what_they_are(name: str):
             np.testing.assert_allclose(got, expected, atol=1e-4 * scale)
             smaller += size(shrunk.params) < size(params)
     assert smaller >= PRUNINGS / 2
+
+
+def two_layers(params: Any, x: jax.Array) -> jax.Array:
+    return jax.nn.relu(x @ params["w1"] + params["b1"][None]) @ params["w2"] + params["b2"][None]
+
+
+def two_layer_params(hidden: int = 8) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (5, hidden), "b1": (hidden,), "w2": (hidden, 3), "b2": (3,)}
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def shrunk_layers(params: Any, **options: Any) -> jpq_jax.Shrunk:
+    return jpq_jax.shrink(two_layers, params, jnp.ones((2, 5)), **options)
+
+
+def test_units_without_inputs_or_without_outputs_go():
+    params = two_layer_params()
+    params["w1"][:, [1, 4]] = 0
+    params["b1"][1], params["b1"][4] = -1.0, 0.25  # ReLU makes 0 of the first
+    params["w2"][6] = 0
+    shrunk = shrunk_layers(params)
+    stay = [0, 2, 3, 5, 7]
+    np.testing.assert_array_equal(shrunk.params["w1"], params["w1"][:, stay])
+    np.testing.assert_array_equal(shrunk.params["b1"], params["b1"][stay])
+    np.testing.assert_array_equal(shrunk.params["w2"], params["w2"][stay])
+    np.testing.assert_allclose(shrunk.params["b2"], params["b2"] + 0.25 * params["w2"][4])
+    assert shrunk.report[0] == jpq_jax.Shortened("b1", 0, 8, 5, {})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_more_units_could_go(seed: int):
+    """Against the rule for two layers, unit by unit."""
+    rng, params = np.random.default_rng(seed), two_layer_params(20)
+    params["w1"] *= rng.random((5, 20)) < 0.3
+    params["w2"] *= rng.random((20, 3)) < 0.4
+    stays = params["w1"].any(axis=0) & params["w2"].any(axis=1)
+    assert 2 < stays.sum() < 18
+    shrunk = shrunk_layers(params)
+    np.testing.assert_array_equal(shrunk.params["w1"], params["w1"][:, stays])
+    eights = shrunk_layers(params, multiple=8)
+    assert len(eights.params["b1"]) == 8 * -(-stays.sum() // 8)
+
+
+def test_a_model_of_zeros_keeps_one_unit():
+    params = {name: np.zeros_like(leaf) for name, leaf in two_layer_params().items()}
+    shrunk = shrunk_layers(params)
+    assert shrunk.params["w1"].shape == (5, 1)
+    assert {"is the last one": 1} in [row.stays for row in shrunk.report]
+    np.testing.assert_array_equal(shrunk.apply(shrunk.params, jnp.ones((3, 5))), 0)
+
+
+def test_codes_stay_codes(tmp_path: Any):
+    params = two_layer_params(40)
+    params["w1"][:, ::2] = 0
+    codes = jpq_jax.project(params, jpq_jax.Budget(ratio=30))
+    shrunk = shrunk_layers(codes)
+    assert isinstance(shrunk.params["w1"], jpq_jax.Codes)
+    jpq_jax.validate(shrunk.params)
+    path = tmp_path / "small.jpq"
+    jpq_jax.artifact.save(path, shrunk.params)
+    small = jpq_jax.dequantize(jpq_jax.artifact.load(path, like=shrunk.params).codes)
+    x = jax.random.normal(jax.random.key(0), (7, 5))
+    expected = two_layers(jpq_jax.dequantize(codes), x)
+    np.testing.assert_allclose(shrunk.apply(small, x), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(two_layers(small, x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_nnx_module_of_the_smaller_params():
+    net = nnx_net(Residual(nnx.Rngs(0)), image())
+    params = pruned(net.params, np.random.default_rng(1))
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        shrunk = jpq_jax.shrink(net.apply, params, image())
+        assert size(shrunk.params) < size(params)
+        expected = net.apply(params, image())
+        np.testing.assert_allclose(net.apply(shrunk.params, image()), expected, atol=1e-4)
+
+
+def convolved(params: Any, x: jax.Array, padding: str) -> jax.Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    for name in ("first", "second"):
+        x = jax.lax.conv_general_dilated(
+            x, params[name], (1, 1), padding, dimension_numbers=numbers
+        )
+        x = x + params[f"{name}_bias"].reshape(1, 1, 1, -1)
+    return x
+
+
+@pytest.mark.parametrize(("padding", "left"), [("VALID", 3), ("SAME", 4)])
+def test_a_constant_is_not_the_same_at_a_padded_border(padding: str, left: int):
+    rng = np.random.default_rng(0)
+    params = {
+        "first": rng.normal(size=(3, 3, 2, 5)).astype(np.float32),
+        "second": rng.normal(size=(3, 3, 5, 4)).astype(np.float32),
+        "first_bias": np.array([0, 0, 1, 0, 0], np.float32),
+        "second_bias": np.zeros(4, np.float32),
+    }
+    params["first"][..., [0, 2]] = 0  # one gives 0, the other 1
+    apply = functools.partial(convolved, padding=padding)
+    x = jnp.asarray(rng.normal(size=(2, 8, 8, 2)), jnp.float32)
+    shrunk = jpq_jax.shrink(apply, params, x)
+    assert shrunk.params["first"].shape == (3, 3, 2, left)
+    np.testing.assert_allclose(shrunk.apply(shrunk.params, x), apply(params, x), atol=1e-4)
+    reasons = {why for row in shrunk.report for why in row.stays}
+    assert reasons == (
+        set() if left == 3 else {"is a constant other than 0, which no bias behind it takes up"}
+    )
+
+
+def test_what_is_not_known_stays_and_is_told():
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        def step(h: jax.Array, _: Any) -> tuple[jax.Array, None]:
+            return jnp.tanh(h @ params["w2"]), None
+
+        h, _ = jax.lax.scan(step, x @ params["w1"], None, length=3)
+        return h @ params["w3"]
+
+    rng = np.random.default_rng(0)
+    params = {
+        name: rng.normal(size=shape).astype(np.float32)
+        for name, shape in {"w1": (5, 6), "w2": (6, 6), "w3": (6, 3)}.items()
+    }
+    params["w1"][:, 2] = params["w2"][2] = params["w2"][:, 2] = 0
+    shrunk = jpq_jax.shrink(apply, params, jnp.ones((2, 5)))
+    assert jax.tree.map(np.shape, shrunk.params) == jax.tree.map(np.shape, params)
+    assert {why for row in shrunk.report for why in row.stays} == {
+        "goes into scan, which is taken as it is"
+    }
+
+
+def test_a_channel_that_is_dead_all_along_a_residual_stream_goes():
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        h = x @ params["into"]
+        for i in range(2):
+            h = h + jax.nn.relu(h @ params["up"][i]) @ params["down"][i]
+        return h @ params["out"]
+
+    rng = np.random.default_rng(0)
+    shapes = {"into": (5, 6), "up": (2, 6, 9), "down": (2, 9, 6), "out": (6, 3)}
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    params["out"][[1, 4]] = 0
+    params["up"][:, [1, 4]] = 0  # nobody listens to two of them, though they are written
+    shrunk = jpq_jax.shrink(apply, params, jnp.ones((2, 5)))
+    assert shrunk.params["into"].shape == (5, 4)
+    assert shrunk.params["down"].shape == (2, 9, 4)
+    x = jnp.asarray(rng.normal(size=(3, 5)), jnp.float32)
+    np.testing.assert_allclose(shrunk.apply(shrunk.params, x), apply(params, x), rtol=1e-4)
+
+
+def test_bad_options():
+    with pytest.raises(ValueError, match="multiple=0"):
+        shrunk_layers(two_layer_params(), multiple=0)

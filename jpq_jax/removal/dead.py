@@ -41,8 +41,8 @@ class Sum(NamedTuple):
       weights: [n, others, outputs], by what it is multiplied; None where that is not known.
       outputs: the labels of the outputs; () where the weights are not known.
       is_zero: [n, others] bool, whether the data there are 0 whatever the input.
-      constant: [n] what they are otherwise; NaN where that is not known, or differs from place to place.
-      bias: what may take it up; None if there is none.
+      constant: [n] what they are; NaN where that is not known, or differs from place to place.
+      bias: what may take constants up; None if nothing can.
     """
 
     labels: Labels
@@ -176,9 +176,9 @@ def _of_convolution(
         return Sum(labels, None, outputs, is_zero, constant, None)
     weights = kernel_matrix(eqn, kernel)[:, 0].transpose(1, 0, 2)
     is_zero = np.broadcast_to(is_zero, weights.shape[:2])
-    if not is_uniform(eqn):
-        constant = np.full_like(constant, np.nan)
-    return Sum(labels, weights, outputs, is_zero, constant, biases.behind(eqn, outputs))
+    # At a padded border fewer of a constant's weights are added than elsewhere.
+    bias = biases.behind(eqn, outputs) if is_uniform(eqn) else None
+    return Sum(labels, weights, outputs, is_zero, constant, bias)
 
 
 def _of_dot(

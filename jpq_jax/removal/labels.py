@@ -106,6 +106,8 @@ class _Labeller:
         for labels, to in zip(operands[0], mapped, strict=True):
             if len(labels) == shape[to]:
                 axes[to] = labels
+            else:
+                self._leave(labels)
         return [tuple(axes)]
 
     def _reshape(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes] | None:
@@ -120,31 +122,42 @@ class _Labeller:
 
     def _merged(self, axes: list[Labels]) -> Labels:
         """One axis of several: its atoms are those of the last that may go, and the others stay."""
-        *outer, last = [
-            i for i, labels in enumerate(axes) if not is_place(labels) and len(labels) > 1
-        ] or [-1]
+        long = [i for i, labels in enumerate(axes) if len(labels) > 1]
+        for labels in axes:
+            if len(labels) == 1 and len(axes) > 1:
+                self._leave(labels)
+        if not long:
+            return axes[0] if len(axes) == 1 else places(1)
+        *outer, last = [i for i in long if not is_place(axes[i])] or long[-1:]
         for i in outer:
             self.atoms.hold(axes[i], "is laid into one axis with others")
-        if last < 0:
-            return places(math.prod(len(labels) for labels in axes))
         shape = [len(labels) if i == last else 1 for i, labels in enumerate(axes)]
         whole = np.broadcast_to(axes[last].reshape(shape), [len(labels) for labels in axes])
         return whole.reshape(-1)
 
     def _split(self, labels: Labels, sizes: Sequence[int]) -> list[Labels]:
         """Several axes of one: its indices stay, unless all new axes but one have a single index."""
-        long = [i for i, size in enumerate(sizes) if size > 1]
-        if len(long) <= 1:
+        if len(labels) == 1 and len(sizes) != 1:
+            self._leave(labels)
+            return [self.atoms.fresh(1) for _ in sizes]
+        long = [i for i, size in enumerate(sizes) if size > 1] or [0]
+        if len(long) == 1:
             return [labels if [i] == long else self.atoms.fresh(1) for i in range(len(sizes))]
         if not is_place(labels):
             self.atoms.hold(labels, "is one axis of several in the program")
         return [places(size) for size in sizes]
+
+    def _leave(self, labels: Labels) -> None:
+        """An axis of one index ends here, so that nothing else would tell that it is needed."""
+        self.atoms.hold(labels, "is taken by itself")
 
     def _transpose(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
         return [tuple(operands[0][axis] for axis in eqn.params["permutation"])]
 
     def _squeeze(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
         gone = eqn.params["dimensions"]
+        for axis in gone:
+            self._leave(operands[0][axis])
         return [tuple(labels for i, labels in enumerate(operands[0]) if i not in gone)]
 
     def _reverse(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
