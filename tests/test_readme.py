@@ -8,6 +8,7 @@ import jax
 import pytest
 
 import jpq_jax
+from experiments import config as configuration
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,3 +44,25 @@ def test_named_files_are_there(block: str) -> None:
     for module in re.findall(r"-m (experiments[\w.]*)", block):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or path.is_dir(), module
+
+
+PAPERS = (ROOT / "docs" / "papers.md").read_text()
+SOURCES = "\n".join(
+    path.read_text()
+    for folder in ("jpq_jax", "experiments")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def test_the_page_of_papers_names_what_is_there() -> None:
+    files = re.findall(r"`([\w/]+\.py)`", PAPERS)
+    assert len(files) > 20
+    for name in files:
+        assert any((ROOT / folder / name).exists() for folder in (".", "jpq_jax")), name
+    for name, preset in re.findall(r"`(\w+) --preset=([\w-]+)`", PAPERS):
+        assert preset in configuration.presets(name), (name, preset)
+    for named in re.findall(r"`(\w+)(?:\(|`)", PAPERS):
+        spoken = named in vars(jpq_jax) or named in configuration.names()
+        assert spoken or re.search(rf"\b(def|class) {named}\b", SOURCES), named
+    for page in re.findall(r"\]\((\w+\.md)\)", PAPERS):
+        assert (ROOT / "docs" / page).exists()
