@@ -13,7 +13,10 @@ from jpq_jax.granularity import Channels as Channels
 from jpq_jax.granularity import Element as Element
 from jpq_jax.granularity import NofM as NofM
 from jpq_jax.plan import plan_leaves as plan_leaves
+from jpq_jax.policy.find import Policy as Policy
+from jpq_jax.policy.find import find_policy as find_policy
 from jpq_jax.post_training import compress as compress
+from jpq_jax.projection.channelwise import channelwise as channelwise
 from jpq_jax.projection.clustering import clustering as clustering
 from jpq_jax.projection.joint import JointPlan as JointPlan
 from jpq_jax.projection.joint import joint as joint
@@ -66,6 +69,7 @@ __all__ = [
     "LeafPlan",
     "NofM",
     "Planner",
+    "Policy",
     "ProjectState",
     "Residuals",
     "Shortened",
@@ -76,6 +80,7 @@ __all__ = [
     "admm",
     "admm_to",
     "artifact",
+    "channelwise",
     "cluster_updates",
     "clustering",
     "compare",
@@ -83,6 +88,7 @@ __all__ = [
     "dequantize",
     "diagonal_fisher",
     "finalize",
+    "find_policy",
     "freeze_shares",
     "has_converged",
     "inspect",

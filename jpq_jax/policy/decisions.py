@@ -1,0 +1,157 @@
+"""From a few numbers for each layer to a policy within a budget.
+
+An action has three numbers from 0 to 1 for a layer: which share of its slots is kept, the most important ones, and the bits of the
+most and of the least important of these; what lies between has bits between. Layers that share slots keep what the first
+of them says. An action that the budget does not allow, with the least for all layers after it, is scaled down until it does.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jpq_jax.policy.network import Costs, Network, costs
+from jpq_jax.vocabulary import MAX_BITS
+
+ACTIONS = 3  # keep, bits of the most and of the least important channel
+Cost = Literal["bits", "macs", "bit_operations"]
+_SCALES = np.linspace(1, 0, 9, dtype=np.float32)
+_LEAST = 0.1  # of the slots of a layer are kept
+
+
+class Setting(NamedTuple):
+    """What actions are decided by; arrays and constants.
+
+    Attributes:
+      network: the model's.
+      cost: which of `Costs` is limited.
+      limit: of it.
+      rank: [slots + 1] int32, of each slot by importance among those that go with it, 0 the most important.
+      group_of_slot: [slots + 1] int32, -1 for what cannot go.
+      place: [channels of all layers] float32, from 0 for the most important channel of a layer to 1.
+      group_of_layer: [layers] int32.
+      decides: [layers] bool, whether a layer is the first of its group.
+    """
+
+    network: Network
+    cost: Cost
+    limit: float
+    rank: jax.Array
+    group_of_slot: jax.Array
+    place: jax.Array
+    group_of_layer: jax.Array
+    decides: jax.Array
+
+
+class Decided(NamedTuple):
+    """Attributes:
+    policy: [channels of all layers] int32.
+    actions: [layers, 3] float32, as they were allowed.
+    spent: [layers] float32, the cost before each, with the least for those after, by the limit.
+    """
+
+    policy: jax.Array
+    actions: jax.Array
+    spent: jax.Array
+
+
+def setting_of(network: Network, importance: jax.Array, cost: Cost, limit: float) -> Setting:
+    """importance: [slots], as from `importance_of`.
+
+    Raises:
+      ValueError: if not even the least policy keeps to the limit.
+    """
+    groups, values = np.array(network.groups), np.asarray(importance, np.float64)
+    group_of_slot = np.full(network.slots + 1, -1, np.int32)
+    for layer, group in zip(network.layers, groups, strict=True):
+        group_of_slot[layer.slots[layer.slots < network.slots]] = group
+    rank = np.zeros(network.slots + 1, np.int32)
+    for group in np.unique(groups):
+        mine = np.flatnonzero(group_of_slot[:-1] == group)
+        rank[mine[np.argsort(-values[mine], kind="stable")]] = np.arange(mine.size)
+    place = []
+    for layer in network.layers:
+        order = np.argsort(np.argsort(rank[layer.slots], kind="stable"), kind="stable")
+        place.append(order / max(layer.channels - 1, 1))
+    decides = [groups[i] not in groups[:i] for i in range(len(groups))]
+    setting = Setting(
+        network,
+        cost,
+        float(limit),
+        jnp.asarray(rank),
+        jnp.asarray(group_of_slot),
+        jnp.asarray(np.concatenate(place), jnp.float32),
+        jnp.asarray(groups, jnp.int32),
+        jnp.asarray(decides),
+    )
+    least = float(cost_of(setting, decided(setting, jnp.zeros((len(groups), ACTIONS))).policy))
+    if least > limit:
+        raise ValueError(
+            f"got a limit of {limit:g} {cost}, expected at least {least:g}: the least policy's"
+        )
+    return setting
+
+
+def cost_of(setting: Setting, policy: jax.Array) -> jax.Array:
+    """[] float32."""
+    found: Costs = costs(setting.network, policy)
+    return getattr(found, setting.cost)
+
+
+def decided(setting: Setting, actions: jax.Array) -> Decided:
+    """actions: [layers, 3] float32 in 0..1."""
+
+    def step(carry: tuple[jax.Array, jax.Array], at: tuple[jax.Array, jax.Array]):
+        layer, action = at
+        before = cost_of(setting, carry[0]) / setting.limit
+        policy, kept, action = allowed(setting, *carry, layer, action)
+        return (policy, kept), (action, before)
+
+    layers = jnp.arange(len(setting.network.layers))
+    (policy, _), (actions, spent) = lax.scan(step, least_policy(setting), (layers, actions))
+    return Decided(policy, actions, spent)
+
+
+def least_policy(setting: Setting) -> tuple[jax.Array, jax.Array]:
+    """One bit for the channels of the slots that are always kept; and these, [slots + 1] bool."""
+    kept = setting.rank < _number(setting, jnp.zeros(len(setting.group_of_layer)))
+    kept |= setting.group_of_slot < 0
+    return jnp.where(kept[setting.network.slot_of], 1, 0), kept
+
+
+def _number(setting: Setting, keep: jax.Array) -> jax.Array:
+    """[slots + 1], how many slots the group of each keeps. keep: [layers] shares."""
+    group = jnp.maximum(setting.group_of_slot, 0)
+    sizes = (
+        jnp.zeros(len(setting.group_of_layer), jnp.int32)
+        .at[group]
+        .add(jnp.where(setting.group_of_slot >= 0, 1, 0))
+    )
+    share = jnp.clip(keep, _LEAST, 1.0)
+    return jnp.ceil(share * sizes.astype(jnp.float32) - 1e-4).astype(jnp.int32)[group]
+
+
+def allowed(
+    setting: Setting, policy: jax.Array, kept: jax.Array, layer: jax.Array, action: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The policy and the slots with this layer decided, and the action as it was allowed."""
+    network, group = setting.network, setting.group_of_layer[layer]
+    mine = jnp.asarray(network.layer_of) == layer
+    of_group = (setting.group_of_slot == group) & setting.decides[layer]
+
+    def tried(scale: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        keep, high, low = scale * action
+        number = _number(setting, jnp.full(len(setting.group_of_layer), keep))
+        slots = jnp.where(of_group, setting.rank < number, kept)
+        bits = 1 + jnp.round((MAX_BITS - 1) * (high + (low - high) * setting.place))
+        new = jnp.where(mine, bits.astype(jnp.int32), jnp.maximum(policy, 1))
+        new = jnp.where(slots[network.slot_of], new, 0)
+        return new, slots, cost_of(setting, new)
+
+    policies, slots, each = jax.vmap(tried)(jnp.asarray(_SCALES))
+    first = jnp.argmax(each <= setting.limit)
+    return policies[first], slots[first], jnp.asarray(_SCALES)[first] * action

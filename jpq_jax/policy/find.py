@@ -1,0 +1,123 @@
+"""The bits of every channel of a trained model, under a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jpq_jax.plan import Where
+from jpq_jax.policy.agent import agent_search
+from jpq_jax.policy.allocation import (
+    lagrangian_policy,
+    magnitude_policy,
+    sensitivity_of,
+    uniform_policy,
+)
+from jpq_jax.policy.decisions import Cost, setting_of
+from jpq_jax.policy.evaluation import accuracies, tables_of
+from jpq_jax.policy.importance import Criterion, importance_of
+from jpq_jax.policy.network import Costs, alive, by_path, costs, network_of, without_dead
+from jpq_jax.policy.search import Found, evolution, random_search
+from jpq_jax.vocabulary import PyTree
+
+Method = Literal["evolution", "agent", "random", "lagrangian", "magnitude", "uniform"]
+METHODS: tuple[Method, ...] = ("evolution", "agent", "random", "lagrangian", "magnitude", "uniform")
+
+
+class Policy(NamedTuple):
+    """Attributes:
+    bits: for each kernel by its path, [channels] int32 in 0..8, as `channelwise` takes them.
+    params: the given ones with zeros at all that belongs to channels that are dead in all layers that share them, biases and norms
+      included: what to train on from, under `channelwise(bits)`; `shrink` takes the dead out.
+    costs: of the model under the policy.
+    accuracy: on the examples that were searched with.
+    rewards: [evaluations] of each policy that was tried.
+    """
+
+    bits: dict[str, jax.Array]
+    params: PyTree
+    costs: Costs
+    accuracy: float
+    rewards: jax.Array
+
+
+def find_policy(
+    apply: Callable[..., Any],
+    params: PyTree,
+    example: Any,
+    right: Callable[[PyTree], jax.Array],
+    *,
+    limit: float,
+    cost: Cost = "bits",
+    evaluations: int = 300,
+    seed: int = 0,
+    method: Method = "evolution",
+    criterion: Criterion = "magnitude",
+    gradients: PyTree | None = None,
+    where: Where = None,
+) -> Policy:
+    """Searches the policy of highest accuracy without training, of those that keep to a limit.
+
+        max over bits of each channel  accuracy   subject to   cost(bits) <= limit
+
+    Args:
+      apply: (params, example) -> outputs, of the model in use.
+      params: its trained weights.
+      example: one input, in a batch of 1, or its shape.
+      right: from params to the share of examples that the model gets right; pure. Not the test images.
+      limit: of the cost.
+      cost: "bits" of the weights that are left, "macs" for one example, or "bit_operations".
+      evaluations: how many policies are tried; a rule tries one, the Lagrangian one for each layer besides.
+      seed: same seed, same result.
+      method: "evolution" begins with what the rules give, and is the default since it was the best; "agent" is the hierarchical
+        agent of AJPQ.
+      criterion: which channels of a layer go first, see `importance_of`.
+      gradients: of the loss, for "taylor".
+      where: which leaves, as in `plan_leaves`.
+
+    Raises:
+      ValueError: no such method or criterion; no layer; or a limit that not even a tenth of the channels at one bit keeps to.
+    """
+    if method not in METHODS:
+        raise ValueError(
+            f"find_policy: got method={method!r}, expected one of {', '.join(METHODS)}"
+        )
+    network = network_of(apply, params, example, where=where)
+    importance = importance_of(network, params, criterion, gradients)
+    setting = setting_of(network, importance, cost, limit)
+    tables = tables_of(network, params)
+    measure = accuracies(network, params, tables, right)
+    key = jax.random.key(seed)
+
+    def by_rule(name: str) -> tuple[jax.Array, jax.Array]:
+        """The policy, and what was measured on the way."""
+        if name == "uniform":
+            return uniform_policy(setting), jnp.zeros(0)
+        if name == "magnitude":
+            return magnitude_policy(setting, tables), jnp.zeros(0)
+        sensitivity, measured = sensitivity_of(setting, tables, measure)
+        return lagrangian_policy(setting, tables, sensitivity), measured
+
+    if method == "random":
+        found = random_search(setting, measure, key, evaluations)
+    elif method == "agent":
+        found = agent_search(setting, measure, key, evaluations)
+    elif method == "evolution":
+        policies, measured = zip(*map(by_rule, ("uniform", "magnitude", "lagrangian")), strict=True)
+        left = max(evaluations - sum(map(len, measured)), len(policies))
+        found = evolution(setting, measure, key, left, jnp.stack(policies))
+    else:
+        policy, _ = by_rule(method)
+        rewards = measure(policy[None])
+        found = Found(policy, float(rewards[0]), rewards)
+    living = alive(network, found.policy)
+    return Policy(
+        by_path(network, found.policy),
+        without_dead(network, params, living),
+        costs(network, found.policy),
+        found.accuracy,
+        found.rewards,
+    )

@@ -1,0 +1,145 @@
+"""Policies by trial, all in equal numbers of evaluations: at random, by evolution, or by an agent (`agent.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jpq_jax.policy.decisions import ACTIONS, Setting, cost_of, decided, least_policy
+from jpq_jax.vocabulary import MAX_BITS
+
+_PARENTS = 10  # of a generation
+_DRAWN = 16  # children for each that is tried
+
+Accuracies = Callable[[jax.Array], jax.Array]
+"""[policies, channels of all layers] int32 -> [policies] float32."""
+
+
+class Found(NamedTuple):
+    """Attributes:
+    policy: the best, [channels of all layers] int32.
+    accuracy: its.
+    rewards: [evaluations] float32, of each policy that was tried, in order.
+    """
+
+    policy: jax.Array
+    accuracy: float
+    rewards: jax.Array
+
+
+class Trials(NamedTuple):
+    """What was tried: `actions` [n, layers, 3], `policies` [n, channels of all layers], `rewards` [n]."""
+
+    actions: jax.Array
+    policies: jax.Array
+    rewards: jax.Array
+
+    def and_more(self, other: Trials) -> Trials:
+        return Trials(*(jnp.concatenate(pair) for pair in zip(self, other, strict=True)))
+
+    def best(self) -> Found:
+        first = jnp.argmax(self.rewards)
+        return Found(self.policies[first], float(self.rewards[first]), self.rewards)
+
+
+def random_search(
+    setting: Setting, accuracies: Accuracies, key: jax.Array, evaluations: int
+) -> Found:
+    """Actions drawn evenly."""
+    shape = (evaluations, len(setting.network.layers), ACTIONS)
+    return tried(setting, accuracies, jax.random.uniform(key, shape)).best()
+
+
+def evolution(
+    setting: Setting,
+    accuracies: Accuracies,
+    key: jax.Array,
+    evaluations: int,
+    start: jax.Array | None = None,
+    batch: int = 20,
+) -> Found:
+    """The best policies so far, crossed and changed a little, again and again.
+
+    A child has each layer from one of two parents; then some layers, and some channels, have a bit more or less, and some groups of
+    layers fewer or more slots. Of many such children those are tried that keep to the budget.
+
+    Args:
+      setting: what there is to decide, and the budget.
+      accuracies: of policies.
+      key: one key, one result.
+      evaluations: how many policies are tried.
+      start: [n, channels of all layers], what to begin with, such as policies by rule; others are drawn evenly.
+      batch: how many policies are tried at once.
+    """
+    first, *keys = jax.random.split(key, max(-(-evaluations // batch), 1))
+    shape = (batch, len(setting.network.layers), ACTIONS)
+    drawn = jax.vmap(lambda one: decided(setting, one).policy)(jax.random.uniform(first, shape))
+    policies = (drawn if start is None else jnp.concatenate([start, drawn]))[:batch][:evaluations]
+    rewards = accuracies(policies)
+    breed = jax.jit(lambda key, parents: _children(setting, key, parents, batch))
+    for one in keys:
+        left = min(batch, evaluations - len(rewards))
+        parents = policies[jnp.argsort(-rewards)[:_PARENTS]]
+        children = breed(one, parents)[:left]
+        policies = jnp.concatenate([policies, children])
+        rewards = jnp.concatenate([rewards, accuracies(children)])
+    best = jnp.argmax(rewards)
+    return Found(policies[best], float(rewards[best]), rewards)
+
+
+def tried(setting: Setting, accuracies: Accuracies, actions: jax.Array) -> Trials:
+    """actions: [n, layers, 3]."""
+    found = jax.jit(jax.vmap(lambda one: decided(setting, one)))(actions)
+    return Trials(found.actions, found.policy, accuracies(found.policy))
+
+
+def _children(setting: Setting, key: jax.Array, parents: jax.Array, batch: int) -> jax.Array:
+    """[batch, channels of all layers]; parents that cannot have as many that keep to the budget are there again."""
+    children = jax.vmap(lambda one: _child(setting, one, parents))(
+        jax.random.split(key, _DRAWN * batch)
+    )
+    fits = jax.vmap(lambda one: cost_of(setting, one))(children) <= setting.limit
+    first = jnp.argsort(jnp.where(fits, 0, 1), stable=True)[:batch]
+    again = parents[jnp.arange(batch) % len(parents)]
+    return jnp.where(fits[first, None], children[first], again)
+
+
+def _child(setting: Setting, key: jax.Array, parents: jax.Array) -> jax.Array:
+    network, slots = setting.network, setting.network.slot_of
+    layer_of, layers = jnp.asarray(network.layer_of), len(network.layers)
+    keys = jax.random.split(key, 8)
+    mother, father = parents[jax.random.randint(keys[0], (2,), 0, len(parents))]
+    policy = jnp.where(jax.random.bernoulli(keys[1], 0.5, (layers,))[layer_of], mother, father)
+    # How much is changed differs from child to child.
+    rate = jnp.exp(jax.random.uniform(keys[2], minval=jnp.log(1 / layers), maxval=jnp.log(0.5)))
+    of_layer = _steps(keys[3], rate, layers)[layer_of]
+    of_channel = _steps(keys[4], jax.random.uniform(keys[5], maxval=0.2), len(slots))
+    wide = jnp.where(policy > 0, jnp.clip(policy + of_layer + of_channel, 1, MAX_BITS), 0)
+    # The slots of a group that live are its first ones by importance, up to a number.
+    number = (
+        jnp.zeros(layers, jnp.int32)
+        .at[setting.group_of_layer[layer_of]]
+        .max(
+            jnp.where((wide > 0) & (setting.group_of_slot[slots] >= 0), setting.rank[slots] + 1, 0)
+        )
+    )
+    moved = jax.random.bernoulli(keys[6], rate, (layers,))
+    factor = jnp.exp(0.3 * jax.random.normal(keys[7], (layers,)))
+    number = jnp.where(
+        moved, jnp.round(number.astype(jnp.float32) * factor).astype(jnp.int32), number
+    )
+    group = setting.group_of_slot[slots]
+    kept = (group < 0) | (setting.rank[slots] < jnp.maximum(number, 1)[jnp.maximum(group, 0)])
+    typical = jnp.zeros(layers, jnp.int32).at[layer_of].max(wide)[layer_of]
+    revived = jnp.where((wide == 0) & moved[setting.group_of_layer[layer_of]], typical, wide)
+    return jnp.where(kept, jnp.maximum(revived, least_policy(setting)[0]), 0)
+
+
+def _steps(key: jax.Array, rate: jax.Array, number: int) -> jax.Array:
+    """[number] of -1, 0 and 1, the others with 1 - rate."""
+    which, sign = jax.random.split(key)
+    step = 2 * jax.random.bernoulli(sign, 0.5, (number,)).astype(jnp.int32) - 1
+    return jnp.where(jax.random.bernoulli(which, rate, (number,)), step, 0)

@@ -1,0 +1,251 @@
+"""Policies of bits by channels: what they cost against the shrunk model, that budgets hold, and that the search finds the best."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from test_shrink import DenseNet, Depthwise, Net, Plain, Residual, image, nnx_net
+
+import jpq_jax
+from experiments import model
+from jpq_jax.policy.agent import agent_search
+from jpq_jax.policy.allocation import (
+    lagrangian_policy,
+    magnitude_policy,
+    sensitivity_of,
+    uniform_policy,
+)
+from jpq_jax.policy.decisions import ACTIONS, Setting, cost_of, decided, setting_of
+from jpq_jax.policy.evaluation import accuracies, tables_of, under_policy
+from jpq_jax.policy.importance import importance_of
+from jpq_jax.policy.network import Network, alive, by_path, costs, network_of, without_dead
+from jpq_jax.policy.search import evolution, random_search
+
+COSTS = ("bits", "macs", "bit_operations")
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it():
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "channels", "weights", "macs"),
+    [
+        ("lenet5", 28, 1, 430_500, 2_293_000),
+        ("resnet20", 32, 3, 268_336, 40_551_040),
+        ("mobilenet", 224, 3, 4_209_088, 568_740_352),
+    ],
+)
+def test_weights_and_multiplications_are_the_published(
+    name: Any, side: int, channels: int, weights: int, macs: int
+):
+    net = model.build(name, seed=0)
+    example = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+    network = network_of(net.logits, net.variables, example)
+    found = costs(network, jnp.full(len(network.slot_of), 8, jnp.int32))
+    assert int(found.bits) == 8 * weights
+    assert float(found.macs) == pytest.approx(macs, rel=1e-6)
+    assert float(found.bit_operations) == pytest.approx(8 * 32 * macs, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [Plain, Residual, Depthwise, DenseNet])
+def test_costs_are_those_of_the_shrunk_model(kind: type):
+    net = nnx_net(kind(nnx.Rngs(0)), image()[:1])
+    network = network_of(net.apply, net.params, *net.inputs)
+    rng = np.random.default_rng(0)
+    setting = setting_of(network, importance_of(network, net.params), "bits", 1e9)
+    actions = rng.random((len(network.layers), ACTIONS))
+    policy = decided(setting, jnp.asarray(actions, jnp.float32)).policy
+    params = without_dead(network, net.params, alive(network, policy))
+    shrunk = jpq_jax.shrink(net.apply, params, *net.inputs)
+    small = network_of(shrunk.apply, shrunk.params, *net.inputs)
+    assert small.slots < network.slots
+    after = costs(small, jnp.full(len(small.slot_of), 1, jnp.int32))
+    assert float(costs(network, policy).macs) == pytest.approx(float(after.macs), rel=1e-6)
+    expected = net.apply(params, *net.inputs)
+    got = shrunk.apply(shrunk.params, *net.inputs)
+    np.testing.assert_allclose(got, expected, atol=1e-4 * float(jnp.abs(expected).max()))
+
+
+def residual() -> tuple[Net, Network]:
+    net = nnx_net(Residual(nnx.Rngs(0)), image()[:1])
+    return net, network_of(net.apply, net.params, *net.inputs)
+
+
+def test_layers_that_are_added_share_slots():
+    _, network = residual()
+    groups = dict(zip([layer.path for layer in network.layers], network.groups, strict=True))
+    assert groups["first/kernel"] == groups["conv2/kernel"] != groups["conv1/kernel"]
+    assert groups["conv3/kernel"] == groups["short/kernel"] != groups["first/kernel"]
+    assert network.slots == 8 + 8 + 12
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_no_action_exceeds_the_budget(cost: Any):
+    net, network = residual()
+    importance = importance_of(network, net.params)
+    whole = costs(network, jnp.full(len(network.slot_of), 8, jnp.int32))
+    setting = setting_of(network, importance, cost, 0.2 * float(getattr(whole, cost)))
+    actions = jax.random.uniform(jax.random.key(0), (500, len(network.layers), ACTIONS))
+    found = jax.jit(jax.vmap(lambda one: decided(setting, one)))(actions)
+    spent = jax.vmap(lambda one: cost_of(setting, one))(found.policy)
+    assert (spent <= setting.limit).all()
+    assert float(spent.max()) > 0.9 * setting.limit
+    assert (found.policy >= 0).all()
+    assert (found.policy <= 8).all()
+    with pytest.raises(ValueError, match="expected at least"):
+        setting_of(network, importance, cost, 1.0)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "taylor", "norm"])
+def test_the_least_important_slots_go_first(criterion: Any):
+    net, network = residual()
+    gradients = jax.tree.map(lambda w: jnp.cos(37 * w), net.params)
+    importance = np.asarray(importance_of(network, net.params, criterion, gradients))
+    assert importance.shape == (network.slots,)
+    setting = setting_of(network, jnp.asarray(importance), "bits", 1e9)
+    half = jnp.full((len(network.layers), ACTIONS), 0.5)
+    living = np.asarray(alive(network, decided(setting, half).policy))[:-1]
+    group = np.asarray(setting.group_of_slot)[:-1]
+    for one in np.unique(group):
+        mine = group == one
+        assert living[mine].sum() == mine.sum() // 2
+        assert importance[mine & living].min() >= importance[mine & ~living].max()
+
+
+def test_bad_criteria():
+    net, network = residual()
+    with pytest.raises(ValueError, match="got 'size'"):
+        importance_of(network, net.params, "size")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="needs the gradients"):
+        importance_of(network, net.params, "taylor")
+
+
+class Toy:
+    """Two layers, small enough to try every policy; "accuracy" is what is left of the outputs' energy."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        first = rng.normal(size=(6, 4)) * np.array([1, 0.5, 0.3, 0.1])
+        self.params = {
+            "a": {"kernel": jnp.asarray(first, jnp.float32), "bias": jnp.zeros(4)},
+            "b": {"kernel": jnp.asarray(rng.normal(size=(4, 2)), jnp.float32)},
+        }
+        self.x = jnp.asarray(rng.normal(size=(64, 6)), jnp.float32)
+        self.y = self.apply(self.params, self.x)
+        self.network = network_of(self.apply, self.params, self.x[:1])
+        self.tables = tables_of(self.network, self.params)
+        self.accuracies = accuracies(self.network, self.params, self.tables, self.right)
+
+    @staticmethod
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        hidden = jnp.tanh(x @ params["a"]["kernel"] + params["a"]["bias"])
+        return hidden @ params["b"]["kernel"]
+
+    def right(self, params: Any) -> jax.Array:
+        return 1 - jnp.mean((self.apply(params, self.x) - self.y) ** 2) / jnp.mean(self.y**2)
+
+    def setting(self, limit: float) -> Setting:
+        return setting_of(self.network, importance_of(self.network, self.params), "bits", limit)
+
+    def best(self, setting: Setting) -> float:
+        """Over all 9^6 policies."""
+        policies = jnp.asarray(list(itertools.product(range(9), repeat=6)), jnp.int32)
+        spent = jax.jit(jax.vmap(lambda one: cost_of(setting, one)))(policies)
+        policies = policies[np.asarray(spent <= setting.limit)]
+        under = jax.vmap(
+            lambda one: self.right(under_policy(self.network, self.params, self.tables, one))
+        )
+        return float(jax.jit(under)(policies).max())
+
+
+@pytest.mark.parametrize("limit", [60.0, 90.0])
+def test_the_search_is_within_a_hundredth_of_the_best_of_all_policies(limit: float):
+    toy = Toy()
+    best = toy.best(toy.setting(limit))
+    for seed in range(3):
+        found = jpq_jax.find_policy(
+            toy.apply, toy.params, toy.x[:1], toy.right, limit=limit, evaluations=300, seed=seed
+        )
+        assert 0.99 * best <= found.accuracy <= best + 1e-5
+        assert float(found.costs.bits) <= limit
+        assert len(found.rewards) <= 300
+
+
+def test_every_method_keeps_to_the_budget_and_a_seed_gives_one_result():
+    toy = Toy()
+    setting, key = toy.setting(80.0), jax.random.key(1)
+    sensitivity, measured = sensitivity_of(setting, toy.tables, toy.accuracies)
+    assert measured.shape == (3,)
+    for policy in (
+        uniform_policy(setting),
+        magnitude_policy(setting, toy.tables),
+        lagrangian_policy(setting, toy.tables, sensitivity),
+    ):
+        assert 0.5 * setting.limit < float(cost_of(setting, policy)) <= setting.limit
+    for search in (random_search, evolution, agent_search):
+        found = search(setting, toy.accuracies, key, 45)
+        assert float(cost_of(setting, found.policy)) <= setting.limit
+        assert found.rewards.shape == (45,)
+        assert found.accuracy == float(found.rewards.max())
+        assert float(toy.accuracies(found.policy[None])[0]) == found.accuracy
+        again = search(setting, toy.accuracies, key, 45)
+        np.testing.assert_array_equal(found.rewards, again.rewards)
+
+
+def test_the_agent_learns():
+    toy = Toy()
+    found = agent_search(toy.setting(80.0), toy.accuracies, jax.random.key(0), 200)
+    assert float(found.rewards[-40:].mean()) > float(found.rewards[:40].mean()) + 0.05
+
+
+def test_a_policy_is_trained_under_and_shrunk(tmp_path: Any):
+    net, network = residual()
+    x = image()
+    outputs = net.apply(net.params, x)
+
+    def right(params: Any) -> jax.Array:
+        return -jnp.mean((net.apply(params, x) - outputs) ** 2)
+
+    found = jpq_jax.find_policy(
+        net.apply, net.params, x[:1], right, limit=9000.0, cost="macs", method="magnitude"
+    )
+    assert float(found.costs.macs) <= 9000
+    planner = jpq_jax.channelwise(found.bits)
+    paths = set(found.bits)
+    codes = jpq_jax.project_params(planner, where=lambda path, _: path in paths)
+    zeros = jax.tree.map(jnp.zeros_like, found.params)
+    _, state = codes.update(zeros, codes.init(found.params), found.params)
+    small = jpq_jax.shrink(net.apply, jpq_jax.finalize(found.params, state), x)
+    network_after = network_of(small.apply, jpq_jax.dequantize(small.params), x[:1])
+    whole = jnp.full(len(network_after.slot_of), 1, jnp.int32)
+    assert float(costs(network_after, whole).macs) == pytest.approx(float(found.costs.macs))
+    assert jpq_jax.artifact.save(tmp_path / "small.jpq", small.params) > 0
+    del network
+
+
+def test_dead_slots_take_their_biases_and_norms_with_them():
+    net, network = residual()
+    living = jnp.ones(network.slots + 1, bool).at[jnp.array([0, 9])].set(False)
+    params = dict(jpq_jax.leaves_with_paths(without_dead(network, net.params, living)))
+    before = dict(jpq_jax.leaves_with_paths(net.params))
+    gone = {path for path in before if not np.array_equal(params[path], before[path])}
+    assert {"norm0/scale", "first/kernel", "conv2/kernel"} <= gone
+    assert sum(np.asarray(params["norm0/scale"]) == 0) == 1
+
+
+def test_bad_methods():
+    toy = Toy()
+    with pytest.raises(ValueError, match="got method='luck'"):
+        jpq_jax.find_policy(toy.apply, toy.params, toy.x[:1], toy.right, limit=80, method="luck")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="no kernel of a layer"):
+        network_of(lambda params, x: x + params["b"], {"b": jnp.ones((1, 3))}, jnp.ones((1, 3)))
+    assert set(by_path(toy.network, jnp.zeros(6, jnp.int32))) == {"a/kernel", "b/kernel"}
