@@ -68,11 +68,11 @@ def ablations(steps: int, epochs: int) -> list[Ablation]:
     def freezing(share: Any) -> optax.GradientTransformationExtraArgs:
         return optax.chain(sgd, jpq_jax.freeze_shares(values, share, every=nearest))
 
-    def frozen_by(count: jax.Array) -> jax.Array:
+    def frozen_by(count: Any) -> jax.Array:
         eighth = 8 * count // total
         return jnp.where(eighth < 7, 1 - 0.5 ** (1 + eighth), 1.0)
 
-    def less_and_less(count: jax.Array) -> jax.Array:
+    def less_and_less(count: Any) -> jax.Array:
         return 8.0 * 0.5 ** jnp.minimum(4 * count // half, 3)
 
     rising = optax.exponential_decay(_RHO / 10**0.5, half // 4, 10 ** (1 / 3), staircase=True)
@@ -131,7 +131,8 @@ Run = Callable[[Trained, int], Trained]
 
 def _runner(model: Model, dataset: Dataset, optimizer: Any, seed: int) -> Run:
     """(trained, epoch) -> trained, an epoch later."""
-    images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
+    part: Any = dataset.train  # which is held
+    images, labels = jnp.asarray(part.images), jnp.asarray(part.labels)
     run = epoch_function(model, dataset, _CONFIG, optimizer)
 
     def one(trained: Trained, epoch: int) -> Trained:

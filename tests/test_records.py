@@ -61,6 +61,13 @@ def test_a_record_in_bytes_meets_its_target(name: str, nbytes: int, accuracy: fl
     assert record["median"]["accuracy"] >= accuracy
 
 
+def test_pruning_alone_meets_its_target() -> None:
+    """That of Ye et al., 2018 (arXiv 1811.01907): a 167th, without loss."""
+    median = json.loads((RESULTS / "lenet5_mnist-pruning.json").read_text())["median"]
+    assert median["pruning_ratio"] >= 167
+    assert median["accuracy"] >= median["baseline_accuracy"] == 0.9919
+
+
 def test_readme_shows_the_results() -> None:
     text = render.README.read_text()
     assert render.rendered(text) == text, "run: python -m experiments.render"

@@ -187,7 +187,8 @@ def _learned(
     def update(carry: tuple[Agent, Any], key: jax.Array) -> tuple[tuple[Agent, Any], None]:
         agent, state = carry
         updates, state = optimizer.update(jax.grad(loss)(agent, key), state, agent)
-        return (optax.apply_updates(agent, updates), state), None
+        moved: Any = optax.apply_updates(agent, updates)
+        return (moved, state), None
 
     return lax.scan(update, (agent, state), jax.random.split(key, _UPDATES))[0]
 

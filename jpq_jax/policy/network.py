@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from jpq_jax.plan import Where, plan_leaves
 from jpq_jax.removal.labels import Labelled, label
-from jpq_jax.removal.program import flat_program
+from jpq_jax.removal.program import flat_program, shape_of
 from jpq_jax.vocabulary import PyTree, leaves_with_paths
 
 _CHANGES_NOTHING = frozenset(
@@ -224,7 +224,7 @@ def _layer(
 ) -> Layer:
     eqn, operand = uses[0]
     kernel = eqn.invars[operand]
-    shape, roots = kernel.aval.shape, labelled.roots(kernel)
+    shape, roots = shape_of(kernel), labelled.roots(kernel)
     positions = sum(_positions(eqn, operand) for eqn, operand in uses)
     if eqn.primitive.name == "conv_general_dilated":
         out, into, *places = eqn.params["dimension_numbers"].rhs_spec
@@ -249,7 +249,7 @@ def _layer(
 
 def _positions(eqn: JaxprEqn, operand: int) -> int:
     """How many outputs there are of each that has weights of its own."""
-    kernel, outputs = eqn.invars[operand].aval.shape, math.prod(eqn.outvars[0].aval.shape)
+    kernel, outputs = shape_of(eqn.invars[operand]), math.prod(shape_of(eqn.outvars[0]))
     if eqn.primitive.name == "conv_general_dilated":
         return outputs // kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
     summed = eqn.params["dimension_numbers"][0][operand]

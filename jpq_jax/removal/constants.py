@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from numpy.typing import NDArray
 
 from jpq_jax.removal.labels import ELEMENTWISE, reshape_groups
-from jpq_jax.removal.program import bind
+from jpq_jax.removal.program import bind, dtype_of, shape_of
 
 
 class Known(NamedTuple):
@@ -55,7 +55,7 @@ def constants(program: ClosedJaxpr, params: Sequence[Any]) -> dict[Var, Known]:
     """Of every array, what is known of it, given the first operands."""
     jaxpr = program.jaxpr
     known = {var: _given(value) for var, value in zip(jaxpr.invars, params, strict=False)}
-    known |= {var: unknown(var.aval) for var in jaxpr.invars[len(params) :]}
+    known |= {var: unknown(shape_of(var)) for var in jaxpr.invars[len(params) :]}
     known |= {var: _given(v) for var, v in zip(jaxpr.constvars, program.consts, strict=True)}
     for eqn in jaxpr.eqns:
         operands = [of(known, atom) for atom in eqn.invars]
@@ -68,9 +68,9 @@ def of(known: dict[Var, Known], atom: Var | Literal) -> Known:
     return _given(atom.val) if isinstance(atom, Literal) else known[atom]
 
 
-def unknown(aval: Any) -> Known:
-    ones = (1,) * len(aval.shape)
-    return Known(tuple(aval.shape), np.zeros(ones, bool), np.zeros(ones, np.float32))
+def unknown(shape: tuple[int, ...]) -> Known:
+    ones = (1,) * len(shape)
+    return Known(shape, np.zeros(ones, bool), np.zeros(ones, np.float32))
 
 
 def _given(value: Any) -> Known:
@@ -93,11 +93,11 @@ def _outputs(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known]:
     if all(operand.whole for operand in operands) and operands:
         values = [jnp.asarray(np.broadcast_to(o.value, o.shape)) for o in operands]
         return [_given(value) for value in bind(eqn, values)]
-    return [unknown(var.aval) for var in eqn.outvars]
+    return [unknown(shape_of(var)) for var in eqn.outvars]
 
 
 def _elementwise(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
-    shape = tuple(eqn.outvars[0].aval.shape)
+    shape = shape_of(eqn.outvars[0])
     each = np.broadcast_shapes(*(o.value.shape for o in operands))
     if len(each) < len(shape):
         each = (1,) * len(shape)
@@ -108,7 +108,7 @@ def _elementwise(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
     is_known = np.logical_and.reduce([o.is_known for o in wide])
     with np.errstate(all="ignore"):
         values = [
-            jnp.asarray(o.value, atom.aval.dtype) for o, atom in zip(wide, eqn.invars, strict=True)
+            jnp.asarray(o.value, dtype_of(atom)) for o, atom in zip(wide, eqn.invars, strict=True)
         ]
         value = np.asarray(bind(eqn, values)[0])
     value = np.broadcast_to(value, each)
@@ -145,7 +145,7 @@ def _moved(move: Callable[[NDArray[Any], Any], NDArray[Any]]) -> Callable[..., K
 
     def rule(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
         [operand] = operands
-        shape = tuple(eqn.outvars[0].aval.shape)
+        shape = shape_of(eqn.outvars[0])
         return Known(shape, move(operand.is_known, eqn.params), move(operand.value, eqn.params))
 
     return rule
@@ -160,7 +160,7 @@ def _slice(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
             operand.value.shape, p["start_indices"], p["limit_indices"], strides, strict=True
         )
     )
-    return Known(tuple(eqn.outvars[0].aval.shape), operand.is_known[taken], operand.value[taken])
+    return Known(shape_of(eqn.outvars[0]), operand.is_known[taken], operand.value[taken])
 
 
 def _concatenate(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
@@ -168,8 +168,9 @@ def _concatenate(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
     parts = [operand.full([axis]) for operand in operands]
     rest = np.broadcast_shapes(*(np.delete(part.value.shape, axis) for part in parts))
     parts = [part.to([*rest[:axis], part.shape[axis], *rest[axis:]]) for part in parts]
-    joined = (np.concatenate([part[i] for part in parts], axis) for i in (1, 2))
-    return Known(tuple(eqn.outvars[0].aval.shape), *joined)
+    is_known = np.concatenate([part.is_known for part in parts], axis)
+    value = np.concatenate([part.value for part in parts], axis)
+    return Known(shape_of(eqn.outvars[0]), is_known, value)
 
 
 def _pad(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
@@ -180,7 +181,7 @@ def _pad(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     operand = operand.full([i for i, (low, high, _) in enumerate(config) if low or high])
     widths = [entry[:2] for entry in config]
     return Known(
-        tuple(eqn.outvars[0].aval.shape),
+        shape_of(eqn.outvars[0]),
         np.pad(operand.is_known, widths, constant_values=True),
         np.pad(operand.value, widths, constant_values=filling.value[()]),
     )
@@ -190,13 +191,13 @@ def _reduce_sum(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
     [operand], axes = operands, tuple(eqn.params["axes"])
     short = math.prod(operand.shape[i] for i in axes if operand.value.shape[i] == 1)
     value = operand.value.sum(axis=axes) * short
-    return Known(tuple(eqn.outvars[0].aval.shape), operand.is_known.all(axis=axes), value)
+    return Known(shape_of(eqn.outvars[0]), np.asarray(operand.is_known.all(axis=axes)), value)
 
 
 def _reduce_max(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
     [operand], axes = operands, tuple(eqn.params["axes"])
     value = operand.value.max(axis=axes)
-    return Known(tuple(eqn.outvars[0].aval.shape), operand.is_known.all(axis=axes), value)
+    return Known(shape_of(eqn.outvars[0]), np.asarray(operand.is_known.all(axis=axes)), value)
 
 
 def _pool(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
@@ -212,7 +213,7 @@ def _pool(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
         value = value * math.prod(p["window_dimensions"])
         if any(padding != (0, 0) for padding in p["padding"]):
             is_known = operand.is_zero
-    return Known(tuple(eqn.outvars[0].aval.shape), is_known, value)
+    return Known(shape_of(eqn.outvars[0]), is_known, value)
 
 
 def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
@@ -238,7 +239,7 @@ def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     of_free = [size for i, size in enumerate(weights.shape) if i not in of_weights]
     ones = [1] * len(free)
     short = [*of_free, *ones] if first else [*ones, *of_free]
-    return Known(tuple(eqn.outvars[0].aval.shape), found.reshape(short), value.reshape(short))
+    return Known(shape_of(eqn.outvars[0]), found.reshape(short), value.reshape(short))
 
 
 def summed(
@@ -272,8 +273,9 @@ def _convolution(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     ]
     short = [1] * len(image.shape)
     short[out] = -1
-    joined = (np.concatenate([part[i] for part in parts]).reshape(short) for i in (0, 1))
-    return Known(tuple(eqn.outvars[0].aval.shape), *joined)
+    found = np.concatenate([found for found, _ in parts]).reshape(short)
+    value = np.concatenate([value for _, value in parts]).reshape(short)
+    return Known(shape_of(eqn.outvars[0]), found, value)
 
 
 def kernel_matrix(eqn: JaxprEqn, kernel: Known) -> NDArray[Any]:

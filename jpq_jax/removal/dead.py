@@ -7,6 +7,7 @@ another constant, that a bias behind the sum can take up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from jpq_jax.removal.atoms import Labels
 from jpq_jax.removal.constants import Known, is_uniform, kernel_matrix, of
 from jpq_jax.removal.labels import Labelled
+from jpq_jax.removal.program import shape_of
 
 _LAYOUT = frozenset(["reshape", "squeeze", "transpose", "broadcast_in_dim", "copy"])
 
@@ -102,7 +104,7 @@ def _call_back(is_dead: NDArray[np.bool_], sums: Sequence[Sum], why: dict[int, s
 def _matters(one: Sum, is_dead: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """[n] whether an index gives something to the outputs that stay, and no bias can."""
     if one.weights is None:
-        return ~one.is_zero.all(axis=1)
+        return np.logical_not(one.is_zero.all(axis=1))
     used = (one.weights[:, :, ~is_dead[one.outputs]] != 0).any(axis=2)
     given = (used & ~one.is_zero).any(axis=1)
     return given if one.bias is None else given & np.isnan(one.constant)
@@ -216,7 +218,7 @@ def _along(data: Known, axes: tuple[int, ...]) -> tuple[NDArray[np.bool_], NDArr
     """Of the first of these axes and the others together, [n, others], whether it is 0 everywhere else; and [n] the constant."""
     wide = data.full(axes)
     rest = tuple(i for i in range(len(data.shape)) if i not in axes)
-    order = np.argsort(np.argsort(axes))
+    order = np.argsort(np.argsort(axes)).tolist()
     is_zero = wide.is_zero.all(axis=rest).transpose(order).reshape(data.shape[axes[0]], -1)
     same = all(wide.value.shape[i] == 1 for i in rest) and len(axes) == 1
     if not same:
@@ -257,7 +259,7 @@ class _Biases:
         if leaf is None:
             return None
         for axis, labels in enumerate(self._labelled.roots(leaf)):
-            if np.array_equal(labels, outputs) and len(labels) == np.prod(leaf.aval.shape):
+            if np.array_equal(labels, outputs) and len(labels) == math.prod(shape_of(leaf)):
                 return Bias(self._leaf[leaf], axis, -1 if is_difference else 1)
         return None
 

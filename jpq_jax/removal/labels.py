@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from jpq_jax.removal.atoms import Atoms, Labels, is_place, places
+from jpq_jax.removal.program import shape_of
 
 Axes = tuple[Labels, ...]  # the labels of each axis of an array
 
@@ -27,7 +28,8 @@ class Labelled(NamedTuple):
     atoms: Atoms
     of: dict[Var, Axes]
 
-    def roots(self, var: Var) -> Axes:
+    def roots(self, var: Any) -> Axes:
+        """var: a variable."""
         return tuple(self.atoms.roots(labels) for labels in self.of[var])
 
 
@@ -36,12 +38,12 @@ def label(program: ClosedJaxpr, params: int) -> Labelled:
     jaxpr, atoms = program.jaxpr, Atoms()
     of: dict[Var, Axes] = {}
     for i, var in enumerate([*jaxpr.invars, *jaxpr.constvars]):
-        axes = tuple(atoms.fresh(size) for size in _shape(var))
+        axes = tuple(atoms.fresh(size) for size in shape_of(var))
         of[var] = axes
         if params <= i < len(jaxpr.invars):
             of[var] = tuple(
-                places(size) if axis < len(_shape(var)) - 1 else axes[axis]
-                for axis, size in enumerate(_shape(var))
+                places(size) if axis < len(shape_of(var)) - 1 else axes[axis]
+                for axis, size in enumerate(shape_of(var))
             )
             _hold(atoms, of[var], "comes with the input")
     labeller = _Labeller(atoms, of)
@@ -51,10 +53,6 @@ def label(program: ClosedJaxpr, params: int) -> Labelled:
         if isinstance(var, Var):
             _hold(atoms, of[var], "is put out")
     return Labelled(atoms, of)
-
-
-def _shape(var: Any) -> tuple[int, ...]:
-    return tuple(var.aval.shape)
 
 
 def _hold(atoms: Atoms, axes: Axes, why: str) -> None:
@@ -88,7 +86,7 @@ class _Labeller:
         return self.of[atom]
 
     def _held(self, var: Any, why: str) -> Axes:
-        axes = tuple(self.atoms.fresh(size) for size in _shape(var))
+        axes = tuple(self.atoms.fresh(size) for size in shape_of(var))
         _hold(self.atoms, axes, why)
         return axes
 
@@ -114,7 +112,7 @@ class _Labeller:
         if eqn.params["dimensions"] is not None or not math.prod(eqn.params["new_sizes"]):
             return None
         axes: list[Labels] = []
-        for before, after in reshape_groups(_shape(eqn.invars[0]), eqn.params["new_sizes"]):
+        for before, after in reshape_groups(shape_of(eqn.invars[0]), eqn.params["new_sizes"]):
             merged = self._merged([operands[0][axis] for axis in before])
             sizes = [eqn.params["new_sizes"][axis] for axis in after]
             axes += self._split(merged, sizes)
@@ -216,7 +214,7 @@ class _Labeller:
         """A pool passes an axis on that its window does not move along."""
         axes = []
         for axis, (labels, size) in enumerate(
-            zip(operands[0], _shape(eqn.outvars[0]), strict=True)
+            zip(operands[0], shape_of(eqn.outvars[0]), strict=True)
         ):
             still = all(
                 eqn.params[field][axis] in (1, (0, 0))
@@ -253,7 +251,7 @@ class _Labeller:
             self.atoms.tie(image[feature], kernel[into])
         else:
             self._tie_groups(image[feature], kernel, out, into, groups)
-        result = [places(size) for size in _shape(eqn.outvars[0])]
+        result = [places(size) for size in shape_of(eqn.outvars[0])]
         result[numbers.out_spec[0]], result[numbers.out_spec[1]] = image[batch], kernel[out]
         return [tuple(result)]
 
@@ -271,7 +269,7 @@ class _Labeller:
         if numbers.operand_batching_dims:
             return None
         table, indices = operands
-        axes = [places(size) for size in _shape(eqn.outvars[0])]
+        axes = [places(size) for size in shape_of(eqn.outvars[0])]
         left = [axis for axis in range(len(table)) if axis not in dropped]
         for axis, labels in enumerate(table):
             whole = (

@@ -37,6 +37,15 @@ def flat_program(function: Callable[..., Any], *args: Any) -> tuple[ClosedJaxpr,
     return flat, jax.tree.structure(shapes)
 
 
+def shape_of(var: Any) -> tuple[int, ...]:
+    """Of a program's array."""
+    return tuple(var.aval.shape)
+
+
+def dtype_of(var: Any) -> Any:
+    return var.aval.dtype
+
+
 def bind(eqn: JaxprEqn, operands: Sequence[Any], **changed: Any) -> list[Any]:
     """What an equation computes, with some of its parameters changed."""
     found = eqn.primitive.bind(*operands, **(eqn.params | changed))
