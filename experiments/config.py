@@ -46,6 +46,11 @@ class Config:
     """lenet5 is the papers' (Caffe), without ReLUs after the convolutions; resnet20 is for CIFAR-10."""
     units: tuple[int, int, int] | None = None
     """Channels and hidden units of a LeNet-5 that is narrower than its 20, 50 and 500; of a model from --init, the strongest stay."""
+    macs: float | None = None
+    """Share of the multiplications that is left: before training, channels of the model from --init are taken out, those that a search
+    finds to matter least."""
+    evaluations: int = 300
+    """Models that this search tries."""
     init: str | None = None
     """Start from this safetensors file in PyTorch's layout."""
     data_dir: str | None = None
@@ -156,6 +161,11 @@ class Config:
                 not self.before or (self.method == "admm" and self.density is not None),
                 "budgets before only for admm, with density and bits",
             ),
+            (
+                self.macs is None or (0 < self.macs <= 1 and self.init and not self.dense_epochs),
+                "a share of macs above 0, up to 1, and only with --init and without dense_epochs",
+            ),
+            (self.evaluations >= 1, "at least 1 evaluation"),
             (self.epochs >= 1, "at least 1 epoch"),
             (0 <= self.warmup_epochs < self.epochs, "fewer warmup_epochs than epochs"),
             (self.dense_epochs >= 0, "dense_epochs of at least 0"),

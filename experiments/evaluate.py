@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import tyro
 
 import jpq_jax
 from experiments import data
-from experiments.model import accuracy, build
+from experiments.model import accuracy, build, refilled
 
 _FACTS = ("dataset", "model", "config", "baseline_accuracy")
 
@@ -58,7 +59,7 @@ def measure(
       path: of the file.
       data_dir: where the data set is, if it is not the embedded one.
       about: dataset, model, config and baseline_accuracy, where the file has no extras to say it: they would count in it.
-        And units, of a narrower model.
+        And units, of a narrower model, or macs, the share of its multiplications that is left.
 
     Returns:
       dataset, model and config by name; accuracy on the test images; baseline_accuracy, of the dense model
@@ -73,17 +74,19 @@ def measure(
     if missing:
         raise ValueError(f"{path}: its extras lack {missing}; not a file of experiments.run")
     model = build(facts["model"], seed=0, units=facts.get("units"))
-    codes, _, file_bytes = jpq_jax.artifact.load(path, like=model.variables)
+    # A model that channels were taken out of has its shapes in the file.
+    like = None if "macs" in facts else model.variables
+    codes, _, file_bytes = jpq_jax.artifact.load(path, like=like)
+    codes = codes if like is not None else refilled(model, codes).variables
     dataset = data.load(facts["dataset"], data_dir)
-    rates = jpq_jax.account(codes)
-    count = count_kernels(codes)
+    count, dense = count_kernels(codes), count_kernels(model.variables)
     return {
-        **{fact: facts[fact] for fact in (*_FACTS, "units") if fact in facts},
+        **{fact: facts[fact] for fact in (*_FACTS, "units", "macs") if fact in facts},
         "accuracy": accuracy(model, jpq_jax.dequantize(codes), dataset, dataset.test),
         "file_bytes": file_bytes,
-        "true_ratio": 4 * sum(rate.weights for rate in rates) / file_bytes,
-        "paper_ratio": 32 * count.weights / count.bits if count.bits else math.inf,
-        "pruning_ratio": count.weights / count.nonzeros if count.nonzeros else math.inf,
+        "true_ratio": 4 * sum(leaf.size for leaf in jax.tree.leaves(model.variables)) / file_bytes,
+        "paper_ratio": 32 * dense.weights / count.bits if count.bits else math.inf,
+        "pruning_ratio": dense.weights / count.nonzeros if count.nonzeros else math.inf,
     }
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+import jpq_jax
 from experiments.config import ModelName
 from experiments.data import Dataset, Part, Split, normalize
 from experiments.models.alexnet import AlexNet
@@ -66,6 +67,10 @@ class Model(NamedTuple):
         dropping = {"key": key} if isinstance(model, _DROPPING) else {}
         return model(images, **dropping), nnx.state(model, nnx.BatchStat)
 
+    def right(self, variables: Any, dataset: Dataset, images: Any, labels: Any) -> jax.Array:
+        """How many of some images of a data set it gets right. images: [N, H, W, C] uint8."""
+        return _right(self.graph, dataset.mean, dataset.std, variables, images, labels)
+
     def logits(self, variables: Any, images: jax.Array) -> jax.Array:
         """In use: [N, classes].
 
@@ -105,6 +110,17 @@ def narrow(name: ModelName, model: Model, units: Units) -> Model:
     return template._replace(params=jax.tree.unflatten(jax.tree.structure(template.params), leaves))
 
 
+def refilled(model: Model, variables: Any) -> Model:
+    """The model with other arrays of the same names, perhaps of other shapes."""
+    by_path = dict(jpq_jax.leaves_with_paths(variables))
+
+    def taken(tree: Any) -> Any:
+        leaves = [by_path[path] for path, _ in jpq_jax.leaves_with_paths(tree)]
+        return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+    return model._replace(params=taken(model.params), statistics=taken(model.statistics))
+
+
 def accuracy(model: Model, variables: Any, dataset: Dataset, split: Split | Part) -> float:
     """The share of a split's images that the model gets right, exactly counted.
 
@@ -112,7 +128,7 @@ def accuracy(model: Model, variables: Any, dataset: Dataset, split: Split | Part
     """
     total = 0
     for images, labels in split.batches(_EVALUATION_BATCH):
-        total += int(_right(model.graph, dataset.mean, dataset.std, variables, images, labels))
+        total += int(model.right(variables, dataset, images, labels))
     return total / split.size
 
 

@@ -20,6 +20,7 @@ from experiments.files import write_json
 from experiments.model import Model, build, narrow
 from experiments.models.pytorch_weights import load_pytorch
 from experiments.provenance import provenance
+from experiments.smaller import smaller
 
 _USAGE = """usage: python -m experiments.run CONFIG [--preset=NAME] [--key=value ...]
 
@@ -145,7 +146,8 @@ def run(
         console.print(f"{workdir} holds this run, finished:")
         report.show(json.loads(results.read_text()), workdir, console)
         return
-    snapshot, history = training.train(config, model, dataset, workdir, console)
+    start = smaller(config, model, dataset, workdir, console) if config.macs else model
+    snapshot, history = training.train(config, start, dataset, workdir, console, baseline=model)
     own = jax.device_get(snapshot)  # so that one process can go on without the others
     if processes.is_first():
         report.finish(note, config, model, dataset, own, history, workdir, console)

@@ -200,9 +200,16 @@ def _augmented(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def train(
-    config: Config, model: Model, dataset: Dataset, workdir: Path, console: Console
+    config: Config,
+    model: Model,
+    dataset: Dataset,
+    workdir: Path,
+    console: Console,
+    baseline: Model | None = None,
 ) -> tuple[Snapshot, History]:
     """Runs all stages, from the last checkpoint in `workdir` if there is one, and returns where they end.
+
+    baseline: the dense model, where it is another than the one to start from.
 
     Raises:
       FloatingPointError: if the loss is no longer finite.
@@ -214,7 +221,7 @@ def train(
     store = checkpoints.Checkpoints(workdir / "checkpoints")
     done, history = store.latest(), []
     stage = stages[bisect.bisect_right(ends, max(done - 1, 0))]
-    snapshot = _blank(stage, model)
+    snapshot = _blank(stage, model, baseline)
     if done:
         snapshot, history = store.restore(done, _shared(snapshot))
         console.print(f"going on after epoch {done}, found in {workdir}")
@@ -271,14 +278,14 @@ def _runs(
     return held
 
 
-def _blank(stage: Stage, model: Model) -> Snapshot:
+def _blank(stage: Stage, model: Model, baseline: Model | None = None) -> Snapshot:
     """A snapshot of the stage's structure, that starts from the model as it is."""
     params, statistics = model.params, model.statistics
     trained = Trained(params, statistics, stage.optimizer.init(params))
     if stage.name == DENSE:
         return Snapshot(*trained, None, None, jnp.int32(0))
     none = _none_yet(stage, params, statistics)
-    return Snapshot(*trained, _kept(joined(params, statistics)), none, jnp.int32(0))
+    return Snapshot(*trained, _kept((baseline or model).variables), none, jnp.int32(0))
 
 
 def _none_yet(stage: Stage, params: Any, statistics: Any) -> Any:

@@ -121,6 +121,16 @@ def test_the_least_important_slots_go_first(criterion: Any):
         assert importance[mine & living].min() >= importance[mine & ~living].max()
 
 
+def test_shared_slots_stay_if_told_so():
+    net, network = residual()
+    importance = importance_of(network, net.params)
+    setting = setting_of(network, importance, "macs", 1e9, shared=False)
+    policy = decided(setting, jnp.zeros((len(network.layers), ACTIONS))).policy
+    bits = by_path(network, policy)
+    assert {path for path in bits if (np.asarray(bits[path]) == 0).any()} == {"conv1/kernel"}
+    assert set(np.unique(policy)) == {0, 8}  # bits cost nothing
+
+
 def test_bad_criteria():
     net, network = residual()
     with pytest.raises(ValueError, match="got 'size'"):

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 import jpq_jax
 from experiments import evaluate, provenance, publish, run
+from experiments.benchmarks import latency
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--train_images=2560", "--dense_epochs=2", "--epochs=3", "--ratio=50"]
@@ -161,6 +162,32 @@ def test_pruning_and_clustering_by_themselves(
     ratio = results["paper_ratio"] / results["pruning_ratio"]
     assert least - 1e-6 <= ratio <= most + 1e-6
     capsys.readouterr()
+
+
+def test_channels_are_taken_out_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(files.torch_layout(np.random.default_rng(0)), tmp_path / "init.safetensors")
+    options = ["--macs=0.1", "--evaluations=5", "--dense_epochs=0", "--epochs=1", "--ratio=20"]
+    options += ["--method=joint", "--warmup_epochs=0", "--train_images=256", "--learning_rate=1e-3"]
+    options += [f"--init={tmp_path}/init.safetensors"]
+    with jax.numpy_dtype_promotion("standard"):
+        assert run.main(["lenet5_mnist", *options, f"--workdir={tmp_path}/work"]) == 0
+    assert "multiplications are left" in capsys.readouterr().out
+    results = json.loads((tmp_path / "work" / "results.json").read_text())
+    shapes = {row["path"]: row["shape"] for row in results["leaves"] if "shape" in row}
+    (*_, first), (*_, into, second) = shapes["conv1/kernel"], shapes["conv2/kernel"]
+    assert first == into < 20
+    assert shapes["fc1/kernel"][0] == 16 * second < 800
+    assert results["paper_ratio"] >= 20 * 430_500 / sum(
+        math.prod(shape) for path, shape in shapes.items() if path.endswith("kernel")
+    )
+    again = evaluate.measure(tmp_path / "work" / "artifact.jpq")
+    assert again["accuracy"] == results["accuracy"]
+    assert again["true_ratio"] == 4 * 431_080 / results["file_bytes"]
+    parts = latency.measure(tmp_path / "work" / "artifact.jpq", rounds=1)
+    assert [row["batch"] for row in parts] == [1, 128]
+    assert all(row["small_macs"] <= 0.1 * row["dense_macs"] for row in parts)
 
 
 def test_a_finished_run_is_only_shown_again(finished: tuple[Path, str]) -> None:

@@ -59,8 +59,17 @@ class Decided(NamedTuple):
     spent: jax.Array
 
 
-def setting_of(network: Network, importance: jax.Array, cost: Cost, limit: float) -> Setting:
-    """importance: [slots], as from `importance_of`.
+def setting_of(
+    network: Network, importance: jax.Array, cost: Cost, limit: float, *, shared: bool = True
+) -> Setting:
+    """What there is to decide.
+
+    Args:
+      network: the model's.
+      importance: [slots], as from `importance_of`.
+      cost: what is limited; multiplications are as many at any number of bits, so that these are 8 there.
+      limit: of it.
+      shared: whether slots may go that several layers share.
 
     Raises:
       ValueError: if not even the least policy keeps to the limit.
@@ -68,7 +77,8 @@ def setting_of(network: Network, importance: jax.Array, cost: Cost, limit: float
     groups, values = np.array(network.groups), np.asarray(importance, np.float64)
     group_of_slot = np.full(network.slots + 1, -1, np.int32)
     for layer, group in zip(network.layers, groups, strict=True):
-        group_of_slot[layer.slots[layer.slots < network.slots]] = group
+        if shared or (groups == group).sum() == 1:
+            group_of_slot[layer.slots[layer.slots < network.slots]] = group
     rank = np.zeros(network.slots + 1, np.int32)
     for group in np.unique(groups):
         mine = np.flatnonzero(group_of_slot[:-1] == group)
@@ -120,7 +130,12 @@ def least_policy(setting: Setting) -> tuple[jax.Array, jax.Array]:
     """One bit for the channels of the slots that are always kept; and these, [slots + 1] bool."""
     kept = setting.rank < _number(setting, jnp.zeros(len(setting.group_of_layer)))
     kept |= setting.group_of_slot < 0
-    return jnp.where(kept[setting.network.slot_of], 1, 0), kept
+    return settled(setting, jnp.where(kept[setting.network.slot_of], 1, 0)), kept
+
+
+def settled(setting: Setting, policy: jax.Array) -> jax.Array:
+    """With all the bits there are, where they cost nothing."""
+    return jnp.where(policy > 0, MAX_BITS, 0) if setting.cost == "macs" else policy
 
 
 def _number(setting: Setting, keep: jax.Array) -> jax.Array:
@@ -149,7 +164,7 @@ def allowed(
         slots = jnp.where(of_group, setting.rank < number, kept)
         bits = 1 + jnp.round((MAX_BITS - 1) * (high + (low - high) * setting.place))
         new = jnp.where(mine, bits.astype(jnp.int32), jnp.maximum(policy, 1))
-        new = jnp.where(slots[network.slot_of], new, 0)
+        new = settled(setting, jnp.where(slots[network.slot_of], new, 0))
         return new, slots, cost_of(setting, new)
 
     policies, slots, each = jax.vmap(tried)(jnp.asarray(_SCALES))

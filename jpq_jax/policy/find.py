@@ -57,6 +57,7 @@ def find_policy(
     method: Method = "evolution",
     criterion: Criterion = "magnitude",
     gradients: PyTree | None = None,
+    shared: bool = True,
     where: Where = None,
 ) -> Policy:
     """Searches the policy of highest accuracy without training, of those that keep to a limit.
@@ -76,6 +77,7 @@ def find_policy(
         agent of AJPQ.
       criterion: which channels of a layer go first, see `importance_of`.
       gradients: of the loss, for "taylor".
+      shared: whether channels may go that several layers share, as those of a residual stream.
       where: which leaves, as in `plan_leaves`.
 
     Raises:
@@ -87,7 +89,7 @@ def find_policy(
         )
     network = network_of(apply, params, example, where=where)
     importance = importance_of(network, params, criterion, gradients)
-    setting = setting_of(network, importance, cost, limit)
+    setting = setting_of(network, importance, cost, limit, shared=shared)
     tables = tables_of(network, params)
     measure = accuracies(network, params, tables, right)
     key = jax.random.key(seed)
