@@ -62,7 +62,7 @@ def latent(pull: Any, budget_schedule: Any = None, every: int = 2, where: Any = 
 
 
 def project_params(budget_schedule: Any = None, every: int = 2, where: Any = None) -> Any:
-    planner = jpq_jax.joint(BUDGET, budget_schedule=budget_schedule)
+    planner = jpq_jax.pruning(0.05, keep_schedule=budget_schedule)
     return jpq_jax.project_params(planner, every=every, where=where)
 
 
@@ -74,7 +74,7 @@ def latent_in_bytes(
 
 
 def admm_to(rho: Any, budget_schedule: Any = None, every: int = 2, where: Any = None) -> Any:
-    planner = jpq_jax.joint(BUDGET, budget_schedule=budget_schedule)
+    planner = jpq_jax.pruning(0.05, keep_schedule=budget_schedule)
     return jpq_jax.admm_to(planner, rho=rho, every=every, where=where)
 
 

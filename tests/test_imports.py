@@ -23,6 +23,8 @@ ORDER = [
 ]
 ALLOWED = {name: set(ORDER[: i + 1]) for i, name in enumerate(ORDER)}
 ALLOWED["artifact"] = {"vocabulary", "artifact"}
+ALLOWED["removal"] = {"vocabulary", "removal"}
+ALLOWED["policy"] = {*ALLOWED["projection"], "removal", "policy"}
 # These see both sides, the codes and the file.
 AFTER = ["file_budget", "checkpoint", "report", "post_training", "cli"]
 ALLOWED |= {

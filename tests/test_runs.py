@@ -233,7 +233,7 @@ BAD_COMMANDS = {
     "no config": ((), "usage"),
     "unknown config": (
         ("lenet6",),
-        "no config 'lenet6'; there are: alexnet_imagenet, lenet5_mnist",
+        "no config 'lenet6'; there are: alexnet_imagenet, lenet300_mnist, lenet5_mnist",
     ),
     "unknown preset": (
         ("lenet5_mnist", "--preset=best"),
