@@ -22,7 +22,8 @@ ModelName = Literal[
     "mobilenet",
 ]
 DatasetName = Literal["mnist", "cifar10", "imagenet"]
-Method = Literal["admm", "joint", "pruning", "clustering", "ye"]
+Method = Literal["admm", "joint", "pruning", "clustering", "ye", "channelwise"]
+SearchName = Literal["evolution", "agent", "random", "lagrangian", "magnitude", "uniform"]
 OptimizerName = Literal["sgd", "adam"]
 
 
@@ -32,6 +33,7 @@ _BUDGETS = {
     "pruning": ({"density"},),
     "clustering": ({"bits"},),
     "ye": ({"density", "bits"},),
+    "channelwise": ({"ratio"},),
 }
 _FEWEST_IMAGES = 45_000  # that a data set here trains on
 
@@ -49,8 +51,10 @@ class Config:
     macs: float | None = None
     """Share of the multiplications that is left: before training, channels of the model from --init are taken out, those that a search
     finds to matter least."""
+    search: SearchName = "evolution"
+    """How channels, and the bits of the method channelwise, are searched: by evolution, the agent of AJPQ, a rule, or chance."""
     evaluations: int = 300
-    """Models that this search tries."""
+    """Models that a search tries."""
     init: str | None = None
     """Start from this safetensors file in PyTorch's layout."""
     data_dir: str | None = None
@@ -79,7 +83,7 @@ class Config:
     """Train on the first so many images only, for a quick look."""
     method: Method = "admm"
     """admm is Yang et al.'s; joint trains latent weights through the joint projection; pruning and clustering do so through
-    these alone; ye prunes, retrains, clusters and retrains, the first and the third by ADMM, in a quarter of the epochs each."""
+    these alone; channelwise through a bit-width for each channel, searched before; ye prunes, retrains, clusters and retrains, the first and the third by ADMM, in a quarter of the epochs each."""
     batch_size: int = 256
     """Images per step."""
     shift: int = 0
@@ -162,8 +166,12 @@ class Config:
                 "budgets before only for admm, with density and bits",
             ),
             (
-                self.macs is None or (0 < self.macs <= 1 and self.init and not self.dense_epochs),
-                "a share of macs above 0, up to 1, and only with --init and without dense_epochs",
+                self.macs is None or (0 < self.macs <= 1 and not self.dense_epochs),
+                "a share of macs above 0, up to 1, and without dense_epochs",
+            ),
+            (
+                self.method != "channelwise" or not (self.dense_epochs or self.finetune_epochs),
+                "channelwise without dense_epochs and finetune_epochs",
             ),
             (self.evaluations >= 1, "at least 1 evaluation"),
             (self.epochs >= 1, "at least 1 epoch"),

@@ -59,7 +59,8 @@ def measure(
       path: of the file.
       data_dir: where the data set is, if it is not the embedded one.
       about: dataset, model, config and baseline_accuracy, where the file has no extras to say it: they would count in it.
-        And units, of a narrower model, or macs, the share of its multiplications that is left.
+        And units, of a narrower model, or macs, if channels were taken out of it: the share of multiplications that was asked
+        for, or None.
 
     Returns:
       dataset, model and config by name; accuracy on the test images; baseline_accuracy, of the dense model

@@ -48,7 +48,8 @@ def finish(
         "baseline_accuracy": accuracy(model, snapshot.baseline, dataset, dataset.test),
     }
     about |= {} if config.units is None else {"units": list(config.units)}
-    about |= {} if config.macs is None else {"macs": config.macs}
+    if config.macs or config.method == "channelwise":
+        about |= {"macs": config.macs}
     # Where every byte counts, the file holds the model and nothing else.
     jpq_jax.artifact.save(path, snapshot.best, None if config.nbytes else about)
     chosen = history[int(snapshot.best_epoch) - 1]

@@ -14,13 +14,13 @@ from rich.console import Console
 
 from experiments import config as configuration
 from experiments import processes, report, training
+from experiments.beginning import beginning_of
 from experiments.config import Config
 from experiments.data import Dataset, Part, load
 from experiments.files import write_json
 from experiments.model import Model, build, narrow
 from experiments.models.pytorch_weights import load_pytorch
 from experiments.provenance import provenance
-from experiments.smaller import smaller
 
 _USAGE = """usage: python -m experiments.run CONFIG [--preset=NAME] [--key=value ...]
 
@@ -146,8 +146,10 @@ def run(
         console.print(f"{workdir} holds this run, finished:")
         report.show(json.loads(results.read_text()), workdir, console)
         return
-    start = smaller(config, model, dataset, workdir, console) if config.macs else model
-    snapshot, history = training.train(config, start, dataset, workdir, console, baseline=model)
+    start, bits = beginning_of(config, model, dataset, workdir, console)
+    snapshot, history = training.train(
+        config, start, dataset, workdir, console, baseline=model, bits=bits
+    )
     own = jax.device_get(snapshot)  # so that one process can go on without the others
     if processes.is_first():
         report.finish(note, config, model, dataset, own, history, workdir, console)

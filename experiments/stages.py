@@ -36,8 +36,10 @@ def budget_of(config: Config, params: Any) -> jpq_jax.Budget:
     return jpq_jax.Budget(bits=bits)
 
 
-def stages_of(config: Config, params: Any, steps: int) -> list[Stage]:
-    """The stages of a run. steps: optimizer steps in an epoch."""
+def stages_of(
+    config: Config, params: Any, steps: int, channel_bits: dict[str, Any] | None = None
+) -> list[Stage]:
+    """The stages of a run. steps: optimizer steps in an epoch. channel_bits: for the method channelwise."""
     stages = []
     if config.dense_epochs:
         schedule = _schedule(config.dense_learning_rate, steps, config.dense_epochs * steps)
@@ -48,14 +50,16 @@ def stages_of(config: Config, params: Any, steps: int) -> list[Stage]:
         return [*stages, *_ye(config, steps)]
     for density, bits in (*config.before, (config.density, config.bits)):
         budget = dataclasses.replace(config, density=density, bits=bits, before=())
-        compression = _compression(budget, params, steps)
+        compression = _compression(budget, params, steps, channel_bits)
         stages.append(Stage("compress", config.epochs * steps, compression))
     if config.finetune_epochs:
         stages.append(_FINE_TUNING[config.method](config, steps))
     return stages
 
 
-def _compression(config: Config, params: Any, steps: int) -> optax.GradientTransformationExtraArgs:
+def _compression(
+    config: Config, params: Any, steps: int, channel_bits: dict[str, Any] | None
+) -> optax.GradientTransformationExtraArgs:
     schedule = _schedule(config.learning_rate, config.warmup_epochs * steps, config.epochs * steps)
     if config.method == "admm":
         compression = jpq_jax.admm(
@@ -66,7 +70,10 @@ def _compression(config: Config, params: Any, steps: int) -> optax.GradientTrans
             start_bits=config.bits or 3,
         )
         return optax.chain(*_sgd(config, schedule), compression)
-    planner = _planner(config, params, steps)
+    if config.method == "channelwise":
+        planner = jpq_jax.channelwise(channel_bits or {})
+    else:
+        planner = _planner(config, params, steps)
     return jpq_jax.latent(
         _inner(config, schedule), planner, every=config.replan_every, pull=config.pull
     )

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import jpq_jax
 from experiments import checkpoints, processes
+from experiments.beginning import Bits
 from experiments.config import Config
 from experiments.data import (
     Dataset,
@@ -206,16 +207,17 @@ def train(
     workdir: Path,
     console: Console,
     baseline: Model | None = None,
+    bits: Bits | None = None,
 ) -> tuple[Snapshot, History]:
     """Runs all stages, from the last checkpoint in `workdir` if there is one, and returns where they end.
 
-    baseline: the dense model, where it is another than the one to start from.
+    baseline: the dense model, where it is another than the one to start from. bits: of each channel, for the method channelwise.
 
     Raises:
       FloatingPointError: if the loss is no longer finite.
     """
     steps = dataset.train.size // config.batch_size
-    stages = stages_of(config, model.params, steps)
+    stages = stages_of(config, model.params, steps, bits)
     ends = list(itertools.accumulate(stage.steps // steps for stage in stages))
     run_of = _runs(config, model, dataset)
     store = checkpoints.Checkpoints(workdir / "checkpoints")

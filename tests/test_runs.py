@@ -164,27 +164,35 @@ def test_pruning_and_clustering_by_themselves(
     capsys.readouterr()
 
 
-def test_channels_are_taken_out_before_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("method", ["joint", "channelwise"])
+def test_a_search_comes_before_training(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_file(files.torch_layout(np.random.default_rng(0)), tmp_path / "init.safetensors")
-    options = ["--macs=0.1", "--evaluations=5", "--dense_epochs=0", "--epochs=1", "--ratio=20"]
-    options += ["--method=joint", "--warmup_epochs=0", "--train_images=256", "--learning_rate=1e-3"]
-    options += [f"--init={tmp_path}/init.safetensors"]
+    options = [f"--method={method}", "--macs=0.1", "--evaluations=8", "--ratio=20", "--epochs=1"]
+    options += [f"--init={tmp_path}/init.safetensors", "--dense_epochs=0", "--warmup_epochs=0"]
+    options += ["--train_images=256", "--learning_rate=1e-3", f"--workdir={tmp_path}/work"]
     with jax.numpy_dtype_promotion("standard"):
-        assert run.main(["lenet5_mnist", *options, f"--workdir={tmp_path}/work"]) == 0
-    assert "multiplications are left" in capsys.readouterr().out
+        assert run.main(["lenet5_mnist", *options]) == 0
+    assert "macs, by evolution" in capsys.readouterr().out
     results = json.loads((tmp_path / "work" / "results.json").read_text())
     shapes = {row["path"]: row["shape"] for row in results["leaves"] if "shape" in row}
     (*_, first), (*_, into, second) = shapes["conv1/kernel"], shapes["conv2/kernel"]
     assert first == into < 20
     assert shapes["fc1/kernel"][0] == 16 * second < 800
-    assert results["paper_ratio"] >= 20 * 430_500 / sum(
+    assert results["pruning_ratio"] > 430_500 / sum(
         math.prod(shape) for path, shape in shapes.items() if path.endswith("kernel")
     )
     again = evaluate.measure(tmp_path / "work" / "artifact.jpq")
     assert again["accuracy"] == results["accuracy"]
     assert again["true_ratio"] == 4 * 431_080 / results["file_bytes"]
+    assert (tmp_path / "work" / "channels.png").stat().st_size > 1000
+    if method == "channelwise":
+        bits = jpq_jax.artifact.load(tmp_path / "work" / "beginning.jpq").extras["bits"]
+        kernels = {path: shape for path, shape in shapes.items() if path in bits}
+        spent = sum(sum(bits[path]) * math.prod(shape[:-1]) for path, shape in kernels.items())
+        assert 0 < spent <= 32 * 430_500 / 20
+        return
     parts = latency.measure(tmp_path / "work" / "artifact.jpq", rounds=1)
     assert [row["batch"] for row in parts] == [1, 128]
     assert all(row["small_macs"] <= 0.1 * row["dense_macs"] for row in parts)
@@ -233,7 +241,7 @@ BAD_COMMANDS = {
     "no config": ((), "usage"),
     "unknown config": (
         ("lenet6",),
-        "no config 'lenet6'; there are: alexnet_imagenet, lenet300_mnist, lenet5_mnist",
+        "no config 'lenet6'; there are: alexnet_imagenet, lenet300_mnist, lenet5_mnist, lenet5_mnist_ajpq",
     ),
     "unknown preset": (
         ("lenet5_mnist", "--preset=best"),

@@ -51,11 +51,13 @@ class Shrunk(NamedTuple):
     params: like the given ones, with shorter axes; a bias that took a constant up is floats.
     apply: (params, *inputs) -> what the model's function returns; for the smaller params, and inputs of any batch.
     report: the axes.
+    kept: of each leaf by its path, for each axis, [length] bool: which indices are left.
     """
 
     params: PyTree
     apply: Function
     report: list[Shortened]
+    kept: dict[str, Keeps]
 
 
 def shrink(apply: Function, params: PyTree, *inputs: Any, multiple: int = 1) -> Shrunk:
@@ -87,8 +89,10 @@ def shrink(apply: Function, params: PyTree, *inputs: Any, multiple: int = 1) -> 
     roots = [labelled.roots(var) for var in program.jaxpr.invars[:count]]
     keeps = [keeps_of(axes, dead.is_dead) for axes in roots]
     smaller = _Smaller(apply, jax.tree.map(_shape_of, dense), keeps)
-    report = _report(leaves_with_paths(params), roots, keeps, dead)
-    return Shrunk(_shorter(params, keeps, dead), smaller, report)
+    leaves = leaves_with_paths(params)
+    report = _report(leaves, roots, keeps, dead)
+    kept = {path: keep for (path, _), keep in zip(leaves, keeps, strict=True)}
+    return Shrunk(_shorter(params, keeps, dead), smaller, report, kept)
 
 
 class _Smaller:

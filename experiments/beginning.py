@@ -1,0 +1,119 @@
+"""What a run begins with, where a search comes before training: a model with fewer channels, and the bits of those that are left."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+import jpq_jax
+from experiments.config import Config
+from experiments.data import Dataset
+from experiments.model import Model, refilled
+from experiments.plots import draw_policy
+from jpq_jax.plan import compressed_leaves
+from jpq_jax.policy.decisions import Cost
+from jpq_jax.policy.network import costs, network_of
+
+Bits = dict[str, Any]
+"""For each kernel by its path, the bits of each channel."""
+
+_IMAGES = 1_000  # of the training images, that a search looks at
+_BATCH = 125  # of them at once
+_FILE = "beginning.jpq"
+
+
+class Beginning(NamedTuple):
+    """Attributes:
+    model: to train.
+    bits: that it is trained under; None where no search has found any.
+    """
+
+    model: Model
+    bits: Bits | None
+
+
+def beginning_of(
+    config: Config, model: Model, dataset: Dataset, workdir: Path, console: Console
+) -> Beginning:
+    """The model as it is, unless the config asks for a search, whose outcome is kept in the work directory.
+
+    With `macs`, channels go until that share of the multiplications is left; by the method "channelwise", each channel then gets bits,
+    or none, under the budget in bits. Channels of a residual stream stay: the model's own code adds and pads them.
+    """
+    if not config.macs and config.method != "channelwise":
+        return Beginning(model, None)
+    path = workdir / _FILE
+    if not path.exists():
+        found = _searched(config, model, dataset, workdir, console)
+        told = {k: np.asarray(v).tolist() for k, v in (found.bits or {}).items()}
+        jpq_jax.artifact.save(path, found.model.variables, {"bits": told})
+    variables, facts, _ = jpq_jax.artifact.load(path)
+    bits = {k: np.asarray(v, np.int32) for k, v in facts["bits"].items()}
+    return Beginning(refilled(model, variables), bits or None)
+
+
+def _searched(
+    config: Config, model: Model, dataset: Dataset, workdir: Path, console: Console
+) -> Beginning:
+    found = Beginning(model, None)
+    if config.macs:
+        image = next(iter(dataset.train.batches(1))).images
+        network = network_of(model.logits, model.variables, _example(image))
+        whole = float(costs(network, jnp.full(len(network.slot_of), 8, jnp.int32)).macs)
+        limit = config.macs * whole
+        found = _shrunk(config, model, dataset, "macs", limit, workdir / "channels.png", console)
+    if config.method != "channelwise":
+        return found._replace(bits=None)
+    weights = sum(
+        leaf.size for leaf in compressed_leaves(model.params, jpq_jax.plan_leaves(model.params))
+    )
+    limit = 32 * weights / (config.ratio or 1)
+    return _shrunk(config, found.model, dataset, "bits", limit, workdir / "policy.png", console)
+
+
+def _shrunk(
+    config: Config,
+    model: Model,
+    dataset: Dataset,
+    cost: Cost,
+    limit: float,
+    figure: Path,
+    console: Console,
+) -> Beginning:
+    images, labels = (jnp.asarray(x) for x in next(iter(dataset.train.batches(_IMAGES))))
+    parts = [x.reshape(-1, math.gcd(len(x), _BATCH), *x.shape[1:]) for x in (images, labels)]
+
+    def right(variables: Any) -> jax.Array:
+        number = jax.lax.map(lambda part: model.right(variables, dataset, *part), tuple(parts))
+        return jnp.sum(number) / len(labels)
+
+    found = jpq_jax.find_policy(
+        model.logits,
+        model.variables,
+        _example(images),
+        right,
+        cost=cost,
+        limit=limit,
+        evaluations=config.evaluations,
+        seed=config.seed,
+        method=config.search,
+        shared=False,
+    )
+    console.print(
+        f"{float(getattr(found.costs, cost)):,.0f} of at most {limit:,.0f} {cost}, by {config.search}: "
+        f"{100 * found.accuracy:.2f} % of {len(labels)} training images right before more training"
+    )
+    draw_policy(found.bits, np.asarray(found.rewards), figure)
+    shrunk = jpq_jax.shrink(model.logits, found.params, _example(images))
+    left = {path: np.asarray(bits)[shrunk.kept[path][-1]] for path, bits in found.bits.items()}
+    return Beginning(refilled(model, shrunk.params), left)
+
+
+def _example(images: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)

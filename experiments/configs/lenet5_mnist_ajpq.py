@@ -1,0 +1,34 @@
+"""LeNet-5 on MNIST with fewer channels, started from the authors' baseline with --init (after Tang, Wei, Li, 2020, AJPQ).
+
+`default` takes channels out by search until a tenth of the multiplications are left, and then trains for a file of 5,700 bytes, a
+300th of float32. `channelwise` gives each channel that is left a bit-width of its own instead, by search, too; `agent` does so by the
+paper's hierarchical agent.
+"""
+
+import dataclasses
+
+from experiments.config import Config
+
+_COMMON = Config(
+    macs=0.1,
+    shift=2,
+    batch_size=128,
+    epochs=60,
+    learning_rate=0.02,
+    pull=1e-3,
+    clip=1.0,
+    distill=0.5,
+    method="joint",
+    nbytes=5_700,
+    ramp_epochs=30,
+)
+
+_CHANNELWISE = dataclasses.replace(
+    _COMMON, method="channelwise", nbytes=None, ratio=200, ramp_epochs=0
+)
+
+PRESETS = {
+    "default": _COMMON,
+    "channelwise": _CHANNELWISE,
+    "agent": dataclasses.replace(_CHANNELWISE, search="agent"),
+}
