@@ -62,15 +62,17 @@ def draw_policy(bits: dict[str, Any], rewards: Any, path: Path) -> None:
     """How many channels of each layer have which bits; and the accuracies of the policies that were tried, in order."""
     figure = Figure(figsize=(max(7, 0.5 * len(bits)), 7), layout="constrained")
     layers, trials = figure.subplots(2, 1)
-    bottom = np.zeros(len(bits))
+    bottom, names = np.zeros(len(bits)), [path.removesuffix("/kernel") for path in bits]
     for width in range(MAX_BITS + 1):
         share = np.array([100 * np.mean(np.asarray(each) == width) for each in bits.values()])
         color = "lightgrey" if width == 0 else colormaps["viridis"](width / MAX_BITS)
-        layers.bar(list(bits), share, bottom=bottom, color=color, label=str(width))
+        layers.bar(names, share, bottom=bottom, color=color, label=str(width))
         bottom += share
     layers.set(ylabel="channels, %", title="Bits of the channels of each layer; 0 is pruned")
     layers.tick_params(axis="x", labelrotation=90 if len(bits) > 8 else 30)
-    layers.legend(title="bits", ncols=MAX_BITS + 1, fontsize=8)
+    figure.legend(
+        *layers.get_legend_handles_labels(), loc="outside upper center", ncols=9, title="bits"
+    )
     trials.plot(100 * rewards, ".", color=_SIZE, label="tried")
     trials.plot(100 * np.maximum.accumulate(rewards), color=_ACCURACY, label="best so far")
     trials.set(xlabel="policy", ylabel="accuracy, %", title="The search")
