@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 import jpq_jax
-from experiments.config import Config
+from experiments.config import Config, SearchName
 from experiments.data import Dataset
 from experiments.model import Model, refilled
 from experiments.plots import draw_policy
@@ -70,11 +70,45 @@ def _searched(
         found = _shrunk(config, model, dataset, "macs", limit, workdir / "channels.png", console)
     if config.method != "channelwise":
         return found._replace(bits=None)
-    weights = sum(
-        leaf.size for leaf in compressed_leaves(model.params, jpq_jax.plan_leaves(model.params))
-    )
-    limit = 32 * weights / (config.ratio or 1)
+    limit = weight_bits(model, config.ratio or 1)
     return _shrunk(config, found.model, dataset, "bits", limit, workdir / "policy.png", console)
+
+
+def search(
+    model: Model,
+    dataset: Dataset,
+    cost: Cost,
+    limit: float,
+    method: SearchName,
+    evaluations: int,
+    seed: int,
+) -> jpq_jax.Policy:
+    """With the first training images; only channels that a layer has for itself may go."""
+    images, labels = (jnp.asarray(x) for x in next(iter(dataset.train.batches(_IMAGES))))
+    parts = [x.reshape(-1, math.gcd(len(x), _BATCH), *x.shape[1:]) for x in (images, labels)]
+
+    def right(variables: Any) -> jax.Array:
+        number = jax.lax.map(lambda part: model.right(variables, dataset, *part), tuple(parts))
+        return jnp.sum(number) / len(labels)
+
+    return jpq_jax.find_policy(
+        model.logits,
+        model.variables,
+        _example(images),
+        right,
+        cost=cost,
+        limit=limit,
+        evaluations=evaluations,
+        seed=seed,
+        method=method,
+        shared=False,
+    )
+
+
+def weight_bits(model: Model, ratio: float) -> float:
+    """A budget of bits of all kernels' weights, by compression against float32."""
+    kernels = compressed_leaves(model.params, jpq_jax.plan_leaves(model.params))
+    return 32 * sum(kernel.size for kernel in kernels) / ratio
 
 
 def _shrunk(
@@ -86,31 +120,14 @@ def _shrunk(
     figure: Path,
     console: Console,
 ) -> Beginning:
-    images, labels = (jnp.asarray(x) for x in next(iter(dataset.train.batches(_IMAGES))))
-    parts = [x.reshape(-1, math.gcd(len(x), _BATCH), *x.shape[1:]) for x in (images, labels)]
-
-    def right(variables: Any) -> jax.Array:
-        number = jax.lax.map(lambda part: model.right(variables, dataset, *part), tuple(parts))
-        return jnp.sum(number) / len(labels)
-
-    found = jpq_jax.find_policy(
-        model.logits,
-        model.variables,
-        _example(images),
-        right,
-        cost=cost,
-        limit=limit,
-        evaluations=config.evaluations,
-        seed=config.seed,
-        method=config.search,
-        shared=False,
-    )
+    found = search(model, dataset, cost, limit, config.search, config.evaluations, config.seed)
     console.print(
         f"{float(getattr(found.costs, cost)):,.0f} of at most {limit:,.0f} {cost}, by {config.search}: "
-        f"{100 * found.accuracy:.2f} % of {len(labels)} training images right before more training"
+        f"{100 * found.accuracy:.2f} % of the training images looked at are right before more training"
     )
     draw_policy(found.bits, np.asarray(found.rewards), figure)
-    shrunk = jpq_jax.shrink(model.logits, found.params, _example(images))
+    image = next(iter(dataset.train.batches(1))).images
+    shrunk = jpq_jax.shrink(model.logits, found.params, _example(image))
     left = {path: np.asarray(bits)[shrunk.kept[path][-1]] for path, bits in found.bits.items()}
     return Beginning(refilled(model, shrunk.params), left)
 

@@ -1,0 +1,130 @@
+"""python -m experiments.benchmarks.policy_search CHECKPOINT: which search finds the best bits for each channel, in equal numbers of trials.
+
+ResNet-20 from its trained checkpoint, compressed without training, under a budget of weight bits. All see the same 1,000 training
+images; the policies that they find are then measured on the validation split. What was found is kept in the work directory, and a run
+that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import jpq_jax
+from experiments.beginning import search, weight_bits
+from experiments.config import SearchName
+from experiments.data import Dataset, load
+from experiments.files import write_json
+from experiments.model import Model, accuracy, build
+from experiments.models.pytorch_weights import load_pytorch
+from experiments.provenance import provenance
+from experiments.publish import RESULTS
+
+_METHODS: tuple[SearchName, ...] = (
+    "uniform",
+    "magnitude",
+    "lagrangian",
+    "random",
+    "evolution",
+    "agent",
+)
+_BY_CHANCE = ("random", "evolution", "agent")  # a rule gives the same for any seed
+
+
+def measured(
+    model: Model, dataset: Dataset, method: SearchName, ratio: float, evaluations: int, seed: int
+) -> dict[str, Any]:
+    """One search."""
+    start = time.monotonic()
+    limit = weight_bits(model, ratio)
+    found = search(model, dataset, "bits", limit, method, evaluations, seed)
+    seconds = time.monotonic() - start
+    variables = jpq_jax.dequantize(_codes(found))
+    return {
+        "method": method,
+        "seed": seed,
+        "searched_with": found.accuracy,
+        "validation": accuracy(model, variables, dataset, dataset.validation),
+        "spent": float(found.costs.bits) / limit,
+        "trials": len(found.rewards),
+        "seconds": seconds,
+    }
+
+
+def _codes(found: jpq_jax.Policy) -> Any:
+    planner = jpq_jax.channelwise(found.bits)
+    once = jpq_jax.project_params(planner, where=lambda path, _: path in found.bits)
+    still = jax.tree.map(jnp.zeros_like, found.params)
+    _, state = once.update(still, once.init(found.params), found.params)
+    return jpq_jax.finalize(found.params, state)
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each method the median over the seeds, and the range."""
+    each = []
+    for method in _METHODS:
+        reached = sorted(row["validation"] for row in rows if row["method"] == method)
+        if reached:
+            median = statistics.median(reached)
+            ends = {"least": reached[0], "most": reached[-1], "seeds": len(reached)}
+            each.append({"method": method, "median": median, **ends})
+    return each
+
+
+def main(
+    checkpoint: tyro.conf.Positional[Path],
+    data_dir: Path,
+    ratio: float = 8.0,
+    evaluations: int = 300,
+    seeds: int = 5,
+    workdir: Path = Path("work/policy_search"),
+) -> int:
+    """Searches, prints a table, writes experiments/results/policy_search.json.
+
+    Args:
+      checkpoint: resnet20_cifar10.safetensors.
+      data_dir: where CIFAR-10 is.
+      ratio: of float32's bits.
+      evaluations: for each search by chance.
+      seeds: of these.
+      workdir: for what is found so far, of one command.
+    """
+    console = Console()
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "rows.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    model = load_pytorch("resnet20", checkpoint, build("resnet20", seed=0))
+    dataset = load("cifar10", str(data_dir))
+    done = {(row["method"], row["seed"]) for row in rows}
+    for seed in range(seeds):
+        for method in _METHODS if seed == 0 else _BY_CHANCE:
+            if (method, seed) in done:
+                continue
+            rows.append(measured(model, dataset, method, ratio, evaluations, seed))
+            write_json(path, rows)
+            console.print(rows[-1])
+    table = Table(title=f"ResNet-20 at {ratio:g}x without training, validation accuracy")
+    for column in ("method", "seeds", "median", "least", "most"):
+        table.add_column(column, justify="right")
+    for row in summary(rows):
+        shares = (f"{100 * row[key]:.2f} %" for key in ("median", "least", "most"))
+        table.add_row(row["method"], str(row["seeds"]), *shares)
+    console.print(table)
+    settings = {"ratio": ratio, "evaluations": evaluations}
+    found = {**settings, "summary": summary(rows), "rows": rows}
+    write_json(RESULTS / "policy_search.json", {**found, **provenance()})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main, prog="python -m experiments.benchmarks.policy_search"))
