@@ -83,7 +83,8 @@ class Config:
     """Train on the first so many images only, for a quick look."""
     method: Method = "admm"
     """admm is Yang et al.'s; joint trains latent weights through the joint projection; pruning and clustering do so through
-    these alone; channelwise through a bit-width for each channel, searched before; ye prunes, retrains, clusters and retrains, the first and the third by ADMM, in a quarter of the epochs each."""
+    these alone; channelwise through a bit-width for each channel, searched before; ye prunes, retrains, clusters and retrains,
+    the first and the third by ADMM, in half, a fifth and twice 15 % of the epochs."""
     batch_size: int = 256
     """Images per step."""
     shift: int = 0
@@ -128,8 +129,8 @@ class Config:
     pull: float = 0.0
     """Of the latents toward their projection, where the method has some."""
     ramp_epochs: int = 0
-    """Epochs in which the joint method's budget falls to its end, from `ramp_bits` for every weight, or what pruning keeps falls,
-    from all."""
+    """Epochs in which the joint method's budget falls to its end, from `ramp_bits` for every weight, or what pruning or ye keeps
+    falls, from all."""
     ramp_bits: float = 8.0
     """Bits of a weight that the budget falls from."""
     ramp_power: float = 3.0

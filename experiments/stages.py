@@ -20,6 +20,7 @@ DENSE = "dense"  # the name of the stage before compression
 FINE_TUNE = "fine-tune"  # and of the last, where there is one
 _REFITS = 20  # of the codebooks in an epoch of fine-tuning, as Yang et al. do
 _PROJECTIONS = 4  # of ADMM toward a plan in an epoch
+_YE_SHARES = (0.5, 0.2, 0.15, 0.15)  # of the epochs, for the stages of Ye et al.
 _RISES = 4  # of its rho in a stage, by the cube root of 10 each
 
 
@@ -83,35 +84,49 @@ def _planner(config: Config, params: Any, steps: int) -> jpq_jax.Planner:
     if config.method == "clustering":
         return jpq_jax.clustering(config.bits or 1, zero=config.zero)
     if config.method == "pruning":
-        keep = config.density or 1.0
-        fall = optax.polynomial_schedule(
-            1 / max(keep, 1e-9), 1.0, config.ramp_power, max(config.ramp_epochs, 1) * steps
-        )
-        return jpq_jax.pruning(keep, keep_schedule=fall if config.ramp_epochs else None)
+        return _pruning(config, steps)
     budget = budget_of(config, params)
     return jpq_jax.joint(budget, budget_schedule=_ramp(config, budget, params, steps))
 
 
 def _ye(config: Config, steps: int) -> list[Stage]:
     """Prune, retrain what is left, cluster it, retrain the clusters (Ye et al., 2018, arXiv 1811.01907)."""
-    each = max(config.epochs // 4, 1) * steps
-    schedule = _schedule(config.learning_rate, 0, each)
-    sgd = optax.chain(*_sgd(config, schedule))
-    keep = jpq_jax.pruning(config.density or 1.0)
+    prune, retrain, cluster, recluster = (
+        max(round(share * config.epochs), 1) * steps for share in _YE_SHARES
+    )
     values = jpq_jax.clustering(config.bits or 1, zero=False)
-
-    def toward(planner: jpq_jax.Planner) -> optax.GradientTransformationExtraArgs:
-        rho = optax.exponential_decay(config.rho, each // _RISES, 10 ** (1 / 3), staircase=True)
-        return jpq_jax.admm_to(planner, rho=rho, every=max(steps // _PROJECTIONS, 1))
-
     mask = jpq_jax.mask_updates()
-    retrain = optax.chain(sgd, mask, jpq_jax.project_params(keep, every=steps))
+
+    def sgd(steps: int) -> optax.GradientTransformation:
+        return optax.chain(*_sgd(config, _schedule(config.learning_rate, 0, steps)))
+
+    def toward(planner: jpq_jax.Planner, steps: int) -> optax.GradientTransformationExtraArgs:
+        rho = optax.exponential_decay(config.rho, steps // _RISES, 10 ** (1 / 3), staircase=True)
+        return jpq_jax.admm_to(planner, rho=rho, every=every)
+
+    every = max(steps // _PROJECTIONS, 1)
+    still = jpq_jax.project_params(jpq_jax.pruning(config.density or 1.0), every=steps)
     return [
-        Stage("prune", each, optax.chain(toward(keep), sgd)),
-        Stage("retrain", each, retrain, inherit=projected),
-        Stage("cluster", each, optax.chain(toward(values), sgd, mask)),
-        Stage("retrain clusters", each, optax.chain(sgd, jpq_jax.cluster_updates()), projected),
+        Stage("prune", prune, optax.chain(toward(_pruning(config, steps), prune), sgd(prune))),
+        Stage("retrain", retrain, optax.chain(sgd(retrain), mask, still), inherit=projected),
+        Stage("cluster", cluster, optax.chain(toward(values, cluster), sgd(cluster), mask)),
+        Stage(
+            "retrain clusters",
+            recluster,
+            optax.chain(sgd(recluster), jpq_jax.cluster_updates()),
+            inherit=projected,
+        ),
     ]
+
+
+def _pruning(config: Config, steps: int) -> jpq_jax.Planner:
+    keep = config.density or 1.0
+    if not config.ramp_epochs:
+        return jpq_jax.pruning(keep)
+    fall = optax.polynomial_schedule(
+        1 / max(keep, 1e-9), 1.0, config.ramp_power, config.ramp_epochs * steps
+    )
+    return jpq_jax.pruning(keep, keep_schedule=fall)
 
 
 def _ramp(config: Config, budget: jpq_jax.Budget, params: Any, steps: int) -> optax.Schedule | None:

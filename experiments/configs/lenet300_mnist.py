@@ -1,6 +1,6 @@
 """LeNet-300-100 on MNIST by Ye et al., 2018: pruning alone, clustering alone, and both in their four stages (`default`).
 
-The dense model comes first, and is trained on images that are shifted, too. `joint` takes both at once.
+The dense model comes first. `joint` takes both at once.
 """
 
 import dataclasses
@@ -10,19 +10,19 @@ from experiments.config import Config
 _COMMON = Config(
     model="lenet300",
     method="ye",
-    density=0.03,
-    bits=1,
-    shift=1,
+    density=1 / 25,
+    bits=4,
     batch_size=128,
     dense_epochs=40,
     epochs=120,
+    ramp_epochs=36,
     learning_rate=0.05,
 )
 
 _PRUNING = dataclasses.replace(
     _COMMON,
     method="pruning",
-    density=0.02,
+    density=0.03,
     bits=None,
     ramp_epochs=72,
     pull=1e-3,

@@ -75,7 +75,13 @@ PRESETS = {
         _PRUNING, method="clustering", density=None, bits=1, zero=False, epochs=30, ramp_epochs=0
     ),
     "ye-joint": dataclasses.replace(
-        _PRUNING, method="ye", density=0.012, bits=1, epochs=80, ramp_epochs=0, finetune_epochs=0
+        _PRUNING,
+        method="ye",
+        density=1 / 240,
+        bits=4,
+        epochs=100,
+        ramp_epochs=36,
+        finetune_epochs=0,
     ),
     "relu": dataclasses.replace(
         _JOINT, model="lenet5_relu", turn=10.0, zoom=0.1, dense_epochs=20, ratio=4000
