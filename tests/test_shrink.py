@@ -369,3 +369,117 @@ def test_a_channel_that_is_dead_all_along_a_residual_stream_goes():
 def test_bad_options():
     with pytest.raises(ValueError, match="multiple=0"):
         shrunk_layers(two_layer_params(), multiple=0)
+
+
+def random_params(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def gated(params: Any, x: jax.Array) -> jax.Array:
+    return (jax.nn.sigmoid(x @ params["gate"]) * jax.nn.relu(x @ params["w"])) @ params["out"]
+
+
+def with_places(params: Any, x: jax.Array) -> jax.Array:
+    h = params["places"] + x[:, None] * params["w"].reshape(1, 1, -1)
+    return h.reshape(len(x), -1) @ params["out"]
+
+
+def concatenated(params: Any, x: jax.Array) -> jax.Array:
+    parts = [(x @ params["gate"]) * (x @ params["w"]), x @ params["w"], x @ params["more"]]
+    return jnp.concatenate(parts, -1)[:, 6:12] @ params["out"]
+
+
+IMPLICIT = {
+    "a gate on the left": (gated, {"gate": (6, 1), "w": (6, 6), "out": (6, 4)}, (4, 6)),
+    "places on the left": (with_places, {"places": (3, 6), "w": (6,), "out": (18, 4)}, (4, 1)),
+    "behind a gate": (
+        concatenated,
+        {"gate": (6, 1), "w": (6, 6), "more": (6, 6), "out": (6, 4)},
+        (4, 6),
+    ),
+}
+
+
+@pytest.mark.parametrize(("apply", "shapes", "inputs"), IMPLICIT.values(), ids=IMPLICIT)
+@pytest.mark.parametrize("gone", [[], [1, 4]])
+def test_axes_of_one_index_stand_for_longer_ones(
+    apply: Any, shapes: Any, inputs: Any, gone: list[int]
+):
+    params = random_params(**shapes)
+    if apply is not with_places:
+        params["w"][:, gone] = 0
+    x = jax.random.normal(jax.random.key(0), inputs)
+    with jax.numpy_rank_promotion("allow"):
+        shrunk = jpq_jax.shrink(apply, params, x)
+        expected = apply(params, x)
+        np.testing.assert_allclose(shrunk.apply(shrunk.params, x), expected, rtol=1e-4, atol=1e-4)
+    if apply is gated:
+        assert shrunk.params["w"].shape == (6, 6 - len(gone))
+
+
+def test_a_constant_of_another_shape_is_told():
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        h = jax.nn.relu(x @ params["w"] + params["b"].reshape(1, 1, -1)).sum(1)
+        return h @ params["out"] + params["b2"].reshape(1, -1)
+
+    params = random_params(w=(3, 6), b=(6,), out=(6, 4), b2=(4,))
+    params["w"][:, 2], params["b"][2] = 0, 1
+    shrunk = jpq_jax.shrink(apply, params, jnp.ones((2, 8, 3)))
+    assert shrunk.params["w"].shape == (3, 5)
+    x = jax.random.normal(jax.random.key(0), (5, 8, 3))
+    np.testing.assert_allclose(shrunk.apply(shrunk.params, x), apply(params, x), rtol=1e-4)
+    with pytest.raises(ValueError, match="inputs of these shapes"):
+        shrunk.apply(shrunk.params, jnp.ones((2, 5, 3)))
+    params["b"][2] = -1  # nothing is added up any more
+    shrunk = jpq_jax.shrink(apply, params, jnp.ones((2, 8, 3)))
+    longer = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    np.testing.assert_allclose(
+        shrunk.apply(shrunk.params, longer), apply(params, longer), rtol=1e-4
+    )
+
+
+def test_a_bias_along_another_axis_takes_nothing_up():
+    def apply(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        h = jax.nn.relu(x @ params["w"] + params["b"].reshape(1, -1)) @ params["out"]
+        return (h + params["b2"].reshape(-1, 1))[:, :, None] + y
+
+    params = random_params(w=(5, 6), b=(6,), out=(6, 4), b2=(4,))
+    params["w"][:, 2], params["b"][2] = 0, 1
+    x, y = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(((4, 5), (4, 4, 3))))
+    shrunk = jpq_jax.shrink(apply, params, x, y)
+    np.testing.assert_allclose(shrunk.apply(shrunk.params, x, y), apply(params, x, y), rtol=1e-4)
+
+
+def test_codes_are_what_apply_takes_too():
+    params = two_layer_params(40)
+    params["w1"][:, ::2] = 0
+    codes = jpq_jax.project(params, jpq_jax.Budget(ratio=30))
+    shrunk = shrunk_layers(codes)
+    x = jax.random.normal(jax.random.key(0), (7, 5))
+    expected = two_layers(jpq_jax.dequantize(codes), x)
+    got = jax.jit(shrunk.apply)(shrunk.params, x)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_keys_of_dropout_are_no_weights():
+    class Dropping(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.up, self.down = nnx.Linear(5, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.down(self.dropout(nnx.relu(self.up(x))))
+
+    net = nnx_net(Dropping(nnx.Rngs(0)), jnp.ones((2, 5)))
+    params = pruned(net.params, np.random.default_rng(2))
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        shrunk = jpq_jax.shrink(net.apply, params, *net.inputs)
+        expected = net.apply(params, *net.inputs)
+        np.testing.assert_allclose(shrunk.apply(shrunk.params, *net.inputs), expected, rtol=1e-5)
+
+
+def test_what_the_function_does_not_use_is_left_alone():
+    params = two_layer_params() | random_params(auxiliary=(6, 9))
+    shrunk = shrunk_layers(params)
+    np.testing.assert_array_equal(shrunk.params["auxiliary"], params["auxiliary"])

@@ -16,8 +16,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from numpy.typing import NDArray
 
-from jpq_jax.removal.labels import ELEMENTWISE, reshape_groups
-from jpq_jax.removal.program import bind, dtype_of, shape_of
+from jpq_jax.removal.labels import reshape_groups
+from jpq_jax.removal.program import ELEMENTWISE, bind, dtype_of, shape_of
 
 
 class Known(NamedTuple):
@@ -73,17 +73,24 @@ def unknown(shape: tuple[int, ...]) -> Known:
     return Known(shape, np.zeros(ones, bool), np.zeros(ones, np.float32))
 
 
+def _is_real(dtype: Any) -> bool:
+    """Neither complex nor a key of random numbers."""
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
+        return False
+    return not jnp.issubdtype(dtype, jnp.complexfloating)
+
+
 def _given(value: Any) -> Known:
-    array = (
-        value
-        if jnp.issubdtype(jnp.asarray(value).dtype, jax.dtypes.extended)
-        else np.asarray(value)
-    )
-    return Known(tuple(np.shape(array)), np.ones(np.shape(array), bool), array)
+    if not _is_real(jnp.result_type(value)):
+        return unknown(jnp.shape(value))
+    array = np.asarray(value)
+    return Known(array.shape, np.ones(array.shape, bool), array)
 
 
 def _outputs(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known]:
     name = eqn.primitive.name
+    if not all(_is_real(dtype_of(atom)) for atom in (*eqn.invars, *eqn.outvars)):
+        return [unknown(shape_of(var)) for var in eqn.outvars]
     if name in ELEMENTWISE:
         return [_elementwise(eqn, operands)]
     rule = _RULES.get(name)
@@ -204,14 +211,17 @@ def _pool(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     """Of a window over places that are all alike; the largest is that of each, the sum as often as there are."""
     [operand], p = operands, eqn.params
     pooled = [
-        i for i, size in enumerate(p["window_dimensions"]) if size > 1 or p["padding"][i] != (0, 0)
+        i
+        for i, size in enumerate(p["window_dimensions"])
+        if (size, p["window_strides"][i], p["base_dilation"][i]) != (1, 1, 1)
+        or p["padding"][i] != (0, 0)
     ]
     if any(operand.value.shape[i] > 1 for i in pooled):
         return None
     is_known, value = operand.is_known, operand.value
     if eqn.primitive.name == "reduce_window_sum":
         value = value * math.prod(p["window_dimensions"])
-        if any(padding != (0, 0) for padding in p["padding"]):
+        if any(pad != (0, 0) for pad in p["padding"]) or any(d > 1 for d in p["base_dilation"]):
             is_known = operand.is_zero
     return Known(shape_of(eqn.outvars[0]), is_known, value)
 

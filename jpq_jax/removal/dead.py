@@ -74,14 +74,16 @@ def find_dead(
     atoms = labelled.atoms
     why = atoms.reasons()
     leaves = [labelled.roots(var) for var in program.jaxpr.invars[:params]]
-    is_dead = np.zeros(atoms.size, bool)
-    for labels in (labels for axes in leaves for labels in axes):
-        is_dead[labels] = True
-    is_dead[list(why)] = False
     sums = list(_sums(program, labelled, known, params))
+    is_dead = np.zeros(atoms.size, bool)
+    for one in sums:  # what is summed over nowhere may be for other functions
+        is_dead[one.labels] = True
+    is_dead[list(why)] = False
+    axes = [labels for axes in leaves for labels in axes]
+    axes += _outputs_of_groups(program, labelled)
     while True:
         _call_back(is_dead, sums, why)
-        if not _round_up(is_dead, leaves, multiple, why):
+        if not _round_up(is_dead, axes, multiple, why):
             break
     return Dead(is_dead, why, _added(is_dead, sums))
 
@@ -118,13 +120,13 @@ def _reason(one: Sum, at: NDArray[np.bool_]) -> str:
 
 def _round_up(
     is_dead: NDArray[np.bool_],
-    leaves: Sequence[tuple[Labels, ...]],
+    axes: Sequence[Labels],
     multiple: int,
     why: dict[int, str],
 ) -> bool:
     """Calls the first ones back until each axis has a multiple of indices, and at least one; whether any were."""
     called = False
-    for labels in (labels for axes in leaves for labels in axes):
+    for labels in axes:
         gone = np.flatnonzero(is_dead[labels])
         left = len(labels) - gone.size
         wanted = min(max(-(-left // multiple), 1) * multiple, len(labels))
@@ -133,6 +135,15 @@ def _round_up(
             is_dead[root] = False
             why[root] = f"makes up a multiple of {multiple}" if multiple > 1 else "is the last one"
     return called
+
+
+def _outputs_of_groups(program: ClosedJaxpr, labelled: Labelled) -> list[Labels]:
+    """Of convolutions by groups, of which one has to stay."""
+    return [
+        labelled.roots(eqn.invars[1])[eqn.params["dimension_numbers"].rhs_spec[0]]
+        for eqn in program.jaxpr.eqns
+        if eqn.params.get("feature_group_count", 1) > 1
+    ]
 
 
 def _added(
@@ -250,6 +261,11 @@ class _Biases:
             var = user.outvars[0]
             user = self._only_user(var)
         if user is None or user.primitive.name not in ("add", "add_any", "sub"):
+            return None
+        along = [np.array_equal(labels, outputs) for labels in self._labelled.roots(var)]
+        if (
+            not outputs.all() or sum(along) != 1
+        ):  # so that it is clear which axis the bias lies along
             return None
         left, right = user.invars
         is_difference = user.primitive.name == "sub"

@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from jpq_jax.removal.atoms import Atoms, Labels, is_place, places
-from jpq_jax.removal.program import shape_of
+from jpq_jax.removal.program import ELEMENTWISE, shape_of
 
 Axes = tuple[Labels, ...]  # the labels of each axis of an array
 
@@ -48,7 +48,11 @@ def label(program: ClosedJaxpr, params: int) -> Labelled:
             _hold(atoms, of[var], "comes with the input")
     labeller = _Labeller(atoms, of)
     for eqn in jaxpr.eqns:
-        of.update(zip(eqn.outvars, labeller.outputs(eqn), strict=True))
+        found = labeller.outputs(eqn)
+        for var, axes in zip(eqn.outvars, found, strict=True):
+            if tuple(map(len, axes)) != shape_of(var):  # which would go wrong unseen
+                raise RuntimeError(f"labels of {tuple(map(len, axes))} indices for {eqn}")
+            of[var] = axes
     for var in jaxpr.outvars:
         if isinstance(var, Var):
             _hold(atoms, of[var], "is put out")
@@ -307,78 +311,6 @@ def reshape_groups(
     return groups
 
 
-ELEMENTWISE = frozenset(
-    [
-        "abs",
-        "acos",
-        "acosh",
-        "add",
-        "add_any",
-        "and",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "cbrt",
-        "ceil",
-        "clamp",
-        "convert_element_type",
-        "copy",
-        "copy_p",
-        "cos",
-        "cosh",
-        "digamma",
-        "div",
-        "eq",
-        "erf",
-        "erf_inv",
-        "erfc",
-        "exp",
-        "exp2",
-        "expm1",
-        "floor",
-        "ge",
-        "gt",
-        "imag",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "lgamma",
-        "log",
-        "log1p",
-        "logistic",
-        "lt",
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "nextafter",
-        "not",
-        "or",
-        "pow",
-        "real",
-        "reduce_precision",
-        "rem",
-        "round",
-        "rsqrt",
-        "select_n",
-        "shift_left",
-        "shift_right_arithmetic",
-        "shift_right_logical",
-        "sign",
-        "sin",
-        "sinh",
-        "sqrt",
-        "square",
-        "stop_gradient",
-        "sub",
-        "tan",
-        "tanh",
-        "xor",
-    ]
-)
 _Rule = Callable[[_Labeller, JaxprEqn, Sequence[Axes]], "list[Axes] | None"]
 _RULES: dict[str, _Rule] = {
     "broadcast_in_dim": _Labeller._broadcast,

@@ -6,19 +6,90 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+ELEMENTWISE = frozenset(
+    [
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "add_any",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "convert_element_type",
+        "copy",
+        "cos",
+        "cosh",
+        "digamma",
+        "div",
+        "eq",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "imag",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "lgamma",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "nextafter",
+        "not",
+        "or",
+        "pow",
+        "real",
+        "reduce_precision",
+        "rem",
+        "round",
+        "rsqrt",
+        "select_n",
+        "shift_left",
+        "shift_right_arithmetic",
+        "shift_right_logical",
+        "sign",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+    ]
+)
+"""Primitives that compute each element of their result from the same element of their operands."""
 
 # Calls that compute what their inner program does. By the name of the field that holds it.
 _CALLS = {
     "jit": "jaxpr",
-    "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
     "checkpoint": "jaxpr",
-    "remat": "jaxpr",
     "remat2": "jaxpr",
 }
 
@@ -63,7 +134,7 @@ def _run(jaxpr: Jaxpr, consts: Sequence[Any], operands: Sequence[Any]) -> list[A
         elif platforms:  # of `lax.platform_dependent`
             found = _inside(eqn.params["branches"][_here(platforms)], values[1:])
         else:
-            found = bind(eqn, values)
+            found = bind(eqn, _of_one_shape(eqn, values))
         env.update(zip(eqn.outvars, found, strict=True))
     return [_value(env, atom) for atom in jaxpr.outvars]
 
@@ -72,6 +143,19 @@ def _inside(inner: ClosedJaxpr | Jaxpr, values: Sequence[Any]) -> list[Any]:
     if isinstance(inner, ClosedJaxpr):
         return _run(inner.jaxpr, inner.consts, values)
     return _run(inner, (), values)
+
+
+def _of_one_shape(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    """Operands of elementwise equations as their result's shape: JAX lets axes of length 1 stand for longer ones there."""
+    if eqn.primitive.name not in ELEMENTWISE:
+        return list(values)
+    shape = shape_of(eqn.outvars[0])
+    return [
+        lax.broadcast_in_dim(value, shape, range(len(shape)))
+        if jnp.ndim(value) and jnp.shape(value) != shape
+        else value
+        for value in values
+    ]
 
 
 def _value(env: dict[Var, Any], atom: Var | Literal) -> Any:

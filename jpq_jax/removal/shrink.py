@@ -49,7 +49,9 @@ class Shortened(NamedTuple):
 class Shrunk(NamedTuple):
     """Attributes:
     params: like the given ones, with shorter axes; a bias that took a constant up is floats.
-    apply: (params, *inputs) -> what the model's function returns; for the smaller params, and inputs of any batch.
+    apply: (params, *inputs) -> what the model's function returns; for the smaller params, dense or codes, and inputs of any
+      batch. For inputs of other shapes than the example's it raises ValueError if other channels, or constants, came of them.
+      Rules for derivatives that the model's functions have of their own are not kept.
     report: the axes.
     kept: of each leaf by its path, for each axis, [length] bool: which indices are left.
     """
@@ -83,49 +85,91 @@ def shrink(apply: Function, params: PyTree, *inputs: Any, multiple: int = 1) -> 
     if multiple < 1:
         raise ValueError(f"shrink: got multiple={multiple}, expected at least 1")
     dense = dequantize(params)
-    program, labelled, count = _labelled(apply, dense, inputs)
-    known = constants(program, [np.asarray(leaf) for leaf in jax.tree.leaves(dense)])
-    dead = find_dead(program, labelled, known, count, multiple)
-    roots = [labelled.roots(var) for var in program.jaxpr.invars[:count]]
-    keeps = [keeps_of(axes, dead.is_dead) for axes in roots]
-    smaller = _Smaller(apply, jax.tree.map(_shape_of, dense), keeps)
+    program, labelled, count, _ = _labelled(apply, dense, inputs)
+    found = _find(program, labelled, count, dense, multiple)
     leaves = leaves_with_paths(params)
-    report = _report(leaves, roots, keeps, dead)
-    kept = {path: keep for (path, _), keep in zip(leaves, keeps, strict=True)}
-    return Shrunk(_shorter(params, keeps, dead), smaller, report, kept)
+    report = _report(leaves, found.roots, found.keeps, found.dead)
+    kept = {path: keep for (path, _), keep in zip(leaves, found.keeps, strict=True)}
+    smaller = _Smaller(apply, dense, inputs, found)
+    return Shrunk(_shorter(params, found.keeps, found.dead), smaller, report, kept)
 
 
 class _Smaller:
     """The function of the smaller params: the program is traced anew for each shape of inputs, and run without what went."""
 
-    def __init__(self, apply: Function, full: PyTree, keeps: Sequence[Keeps]) -> None:
-        self._apply, self._full, self._keeps = apply, full, keeps
+    def __init__(self, apply: Function, dense: PyTree, inputs: Any, found: _Found) -> None:
+        self._apply, self._dense, self._found = apply, dense, found
+        self._shapes = _but_for_batch(inputs)
 
     def __call__(self, params: PyTree, *inputs: Any) -> Any:
-        program, labelled, count = _labelled(self._apply, self._full, inputs)
+        dense = dequantize(params)
+        program, labelled, count, structure = _labelled(self._apply, self._dense, inputs)
+        if _but_for_batch(inputs) != self._shapes:
+            self._check(program, labelled, count)
         is_dead = np.zeros(labelled.atoms.size, bool)
-        for var, keeps in zip(program.jaxpr.invars[:count], self._keeps, strict=True):
+        for var, keeps in zip(program.jaxpr.invars[:count], self._found.keeps, strict=True):
             for labels, keep in zip(labelled.roots(var), keeps, strict=True):
                 is_dead[labels[~keep]] = True
         if is_dead[list(labelled.atoms.reasons())].any():
-            raise ValueError(
-                "for inputs of these shapes the model does more than it did for the example's"
-            )
-        operands = [*jax.tree.leaves(params), *jax.tree.leaves(inputs)]
-        return jax.tree.unflatten(
-            self._structure(inputs), run_smaller(program, labelled, is_dead, operands)
+            raise ValueError(_OTHERWISE)
+        operands = [*jax.tree.leaves(dense), *jax.tree.leaves(inputs)]
+        return jax.tree.unflatten(structure, run_smaller(program, labelled, is_dead, operands))
+
+    def _check(self, program: ClosedJaxpr, labelled: Labelled, count: int) -> None:
+        """What is constant may be another constant for inputs of other shapes, as at the border of a padded image."""
+        again = _find(program, labelled, count, self._dense, self._found.multiple)
+        same = again.dead.added.keys() == self._found.dead.added.keys() and all(
+            np.allclose(again.dead.added[place], value, rtol=1e-6)
+            for place, value in self._found.dead.added.items()
         )
+        pairs = zip(again.keeps, self._found.keeps, strict=True)
+        if not same or not all(
+            np.array_equal(a, b) for one in pairs for a, b in zip(*one, strict=True)
+        ):
+            raise ValueError(_OTHERWISE)
 
-    def _structure(self, inputs: Any) -> Any:
-        shapes = jax.tree.map(_shape_of, inputs)
-        return jax.tree.structure(jax.eval_shape(self._apply, self._full, *shapes))
+
+class _Found(NamedTuple):
+    """Attributes:
+    dead: what goes.
+    roots: of each leaf's axes.
+    keeps: of each leaf, what stays.
+    multiple: as in `shrink`.
+    """
+
+    dead: Dead
+    roots: list[tuple[NDArray[np.int64], ...]]
+    keeps: list[Keeps]
+    multiple: int
 
 
-def _labelled(apply: Function, params: PyTree, inputs: Any) -> tuple[ClosedJaxpr, Labelled, int]:
+_OTHERWISE = (
+    "shrink: for inputs of these shapes other channels are needed, or other constants, than for the example's; "
+    "shrink the model with an example of these shapes"
+)
+
+
+def _find(
+    program: ClosedJaxpr, labelled: Labelled, count: int, dense: PyTree, multiple: int
+) -> _Found:
+    known = constants(program, jax.tree.leaves(dense))
+    dead = find_dead(program, labelled, known, count, multiple)
+    roots = [labelled.roots(var) for var in program.jaxpr.invars[:count]]
+    return _Found(dead, roots, [keeps_of(axes, dead.is_dead) for axes in roots], multiple)
+
+
+def _but_for_batch(inputs: Any) -> list[tuple[int, ...]]:
+    return [jnp.shape(leaf)[1:] for leaf in jax.tree.leaves(inputs)]
+
+
+def _labelled(
+    apply: Function, params: PyTree, inputs: Any
+) -> tuple[ClosedJaxpr, Labelled, int, Any]:
+    """The program, its labels, how many of its operands are params, and the structure of what it returns."""
     shapes = [jax.tree.map(_shape_of, tree) for tree in (params, *inputs)]
-    program, _ = flat_program(apply, *shapes)
+    program, structure = flat_program(apply, *shapes)
     count = len(jax.tree.leaves(params))
-    return program, label(program, count), count
+    return program, label(program, count), count, structure
 
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -162,6 +206,8 @@ def _report(
 ) -> list[Shortened]:
     report = []
     for (path, leaf), axes, keep in zip(leaves, roots, keeps, strict=True):
+        if not axes:
+            continue
         weights = np.asarray(leaf.code if is_codes(leaf) else leaf)
         for axis, (labels, kept) in enumerate(zip(axes, keep, strict=True)):
             others = tuple(i for i in range(weights.ndim) if i != axis)
