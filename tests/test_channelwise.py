@@ -84,7 +84,8 @@ def test_the_error_is_about_the_least(seed: int, bits: int, scale: float, kind: 
     [
         ({"kernel": [1, 9]}, "integers from 0 to 8"),
         ({"kernel": [0.5, 1]}, "integers from 0 to 8"),
-        ({"other": [1, 1]}, "leaf 'kernel' of shape"),
+        ({"kernel": [1, 1], "kernle": [1, 1]}, r"\['kernle'\], which are none of"),
+        ({}, "leaf 'kernel' of shape"),
         ({"kernel": [1, 1, 1]}, r"shape \(3,\), expected \(2,\)"),
     ],
 )

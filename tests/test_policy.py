@@ -13,6 +13,7 @@ from flax import nnx
 from test_shrink import DenseNet, Depthwise, Net, Plain, Residual, image, nnx_net
 
 import jpq_jax
+from experiments import config as configuration
 from experiments import model
 from jpq_jax.policy.agent import agent_search
 from jpq_jax.policy.allocation import (
@@ -110,15 +111,21 @@ def test_the_least_important_slots_go_first(criterion: Any):
     net, network = residual()
     gradients = jax.tree.map(lambda w: jnp.cos(37 * w), net.params)
     importance = np.asarray(importance_of(network, net.params, criterion, gradients))
-    assert importance.shape == (network.slots,)
+    assert importance.shape == (len(network.slot_of),)
     setting = setting_of(network, jnp.asarray(importance), "bits", 1e9)
-    half = jnp.full((len(network.layers), ACTIONS), 0.5)
-    living = np.asarray(alive(network, decided(setting, half).policy))[:-1]
-    group = np.asarray(setting.group_of_slot)[:-1]
-    for one in np.unique(group):
-        mine = group == one
-        assert living[mine].sum() == mine.sum() // 2
-        assert importance[mine & living].min() >= importance[mine & ~living].max()
+    half = jnp.tile(jnp.array([0.5, 1.0, 0.0]), (len(network.layers), 1))
+    policy = decided(setting, half).policy
+    living = np.asarray(alive(network, policy))
+    assert living[:-1].sum() == (8 + 8 + 12) // 2
+    for i in range(len(network.layers)):
+        mine = network.layer_of == i
+        kept, bits = living[network.slot_of[mine]], np.asarray(policy)[mine]
+        if not kept.all():
+            assert importance[mine][kept].min() >= importance[mine][~kept].max()
+        order = np.argsort(-importance[mine][kept], kind="stable")
+        assert bits[kept][order][0] == 8  # the most important of those that stay
+        assert bits[kept][order][-1] == 1
+        assert (np.diff(bits[kept][order]) <= 0).all()
 
 
 def test_shared_slots_stay_if_told_so():
@@ -256,6 +263,67 @@ def test_bad_methods():
     toy = Toy()
     with pytest.raises(ValueError, match="got method='luck'"):
         jpq_jax.find_policy(toy.apply, toy.params, toy.x[:1], toy.right, limit=80, method="luck")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="no kernel of a layer"):
+    with pytest.raises(ValueError, match="leaf 'b': expected the kernel"):
         network_of(lambda params, x: x + params["b"], {"b": jnp.ones((1, 3))}, jnp.ones((1, 3)))
+    turned = {"w": jnp.ones((4, 3))}  # outputs first
+    with pytest.raises(ValueError, match="leaf 'w': .* its outputs last"):
+        network_of(lambda params, x: x @ params["w"].T, turned, jnp.ones((1, 3)))
+    with pytest.raises(ValueError, match="no kernel of a layer"):
+        network_of(lambda params, x: x + params["b"], {"b": jnp.ones(3)}, jnp.ones((1, 3)))
+    with pytest.raises(ValueError, match="evaluations=3, expected at least"):
+        jpq_jax.find_policy(toy.apply, toy.params, toy.x[:1], toy.right, limit=80, evaluations=3)
+    wrong = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), toy.params)
+    with pytest.raises(ValueError, match="leaf 'a/bias': got 1 NaN"):
+        jpq_jax.find_policy(toy.apply, wrong, toy.x[:1], toy.right, limit=80)
+    for limit in (jnp.nan, 1.0):
+        with pytest.raises(ValueError, match="expected at least"):
+            jpq_jax.find_policy(toy.apply, toy.params, toy.x[:1], toy.right, limit=float(limit))
+    for method in ("random", "agent", "evolution"):
+        with pytest.raises(ValueError, match="NaN for the accuracy of all"):
+            jpq_jax.find_policy(
+                toy.apply,
+                toy.params,
+                toy.x[:1],
+                lambda _: jnp.nan,
+                limit=80,
+                evaluations=12,
+                method=method,
+            )
     assert set(by_path(toy.network, jnp.zeros(6, jnp.int32))) == {"a/kernel", "b/kernel"}
+
+
+def test_weights_that_are_on_a_grid_already_exceed_no_budget():
+    """Whose error at a few bits is 0, by which no price of a bit would be too high."""
+    rng = np.random.default_rng(0)
+    params = {
+        "a": {
+            "kernel": jnp.asarray(np.sign(rng.normal(size=(6, 8))), jnp.float32),
+            "bias": jnp.zeros(8),
+        },
+        "b": {"kernel": jnp.asarray(rng.normal(size=(8, 4)), jnp.float32)},
+    }
+    x = jnp.asarray(rng.normal(size=(32, 6)), jnp.float32)
+    outputs = Toy.apply(params, x)
+
+    def right(params: Any) -> jax.Array:
+        return 1 - jnp.mean((Toy.apply(params, x) - outputs) ** 2)
+
+    for method in ("lagrangian", "magnitude", "uniform", "evolution"):
+        found = jpq_jax.find_policy(
+            Toy.apply, params, x[:1], right, limit=70.0, method=method, evaluations=30
+        )
+        assert float(found.costs.bits) <= 70
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet20_cifar10_ajpq", "lenet5_mnist_ajpq", "mobilenetv1_imagenet"]
+)
+def test_what_the_configs_ask_for_can_be_had(name: str):
+    for settings in configuration.presets(name).values():
+        net = model.build(settings.model, seed=0)
+        side = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "imagenet": (224, 224, 3)}
+        example = jax.ShapeDtypeStruct((1, *side[settings.dataset]), jnp.float32)
+        network = network_of(net.logits, net.variables, example)
+        whole = costs(network, jnp.full(len(network.slot_of), 8, jnp.int32))
+        limit = (settings.macs or 1) * float(whole.macs)
+        setting_of(network, importance_of(network, net.variables), "macs", limit, shared=False)

@@ -36,7 +36,7 @@ _NOISE, _CALM = 0.3, 0.03  # spread of exploration after these, and at the end
 _UPDATES = 200  # of the networks after a batch
 _SAMPLE = 128  # steps in one
 _RATE = 2e-3
-_FEATURES = 13
+_FEATURES = 15
 
 Weights = Any
 
@@ -145,13 +145,15 @@ def _episodes(
 
 
 def _features(setting: Setting) -> np.ndarray:
-    """[layers, 9], what does not change."""
+    """[layers, 11], what does not change."""
     network = setting.network
     layers = network.layers
     weights = np.array(
         [layer.channels * layer.taps * layer.inputs.sum() for layer in layers], float
     )
     macs = weights * np.array([layer.positions for layer in layers])
+    each = np.asarray(setting.importance) / max(float(jnp.max(setting.importance)), 1e-30)
+    of_layer = [each[network.layer_of == i] for i in range(len(layers))]
     columns = [
         [layer.kind == "dense" for layer in layers],
         [layer.kind == "grouped" for layer in layers],
@@ -162,6 +164,8 @@ def _features(setting: Setting) -> np.ndarray:
         weights / weights.sum(),
         macs / macs.sum(),
         np.asarray(setting.decides),
+        [one.mean() for one in of_layer],
+        [one.std() for one in of_layer],
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 

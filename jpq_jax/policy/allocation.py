@@ -87,8 +87,10 @@ def sensitivity_of(
     mine = jnp.asarray(setting.network.layer_of)[None, :] == jnp.arange(layers + 1)[:, None]
     found = accuracies(jnp.where(mine, _SENSED_BITS, whole))
     lost = jnp.maximum(found[-1] - found[:-1], 1e-4)
-    error = jnp.stack([jnp.sum(table.errors[_SENSED_BITS]) for table in tables])
-    return lost / jnp.maximum(error, 1e-30), found
+    error, energy = (
+        jnp.stack([jnp.sum(table.errors[b]) for table in tables]) for b in (_SENSED_BITS, 0)
+    )
+    return lost / jnp.maximum(jnp.maximum(error, 1e-4 * energy), 1e-30), found
 
 
 def _priced(setting: Setting, errors: jax.Array, price: jax.Array) -> jax.Array:
@@ -130,5 +132,9 @@ def _lowest(
         fits = cost_of(setting, at(middle)) <= setting.limit
         return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
 
-    find = jax.jit(lambda: at(lax.fori_loop(0, _HALVINGS, halve, (low, high))[1]))
-    return find()
+    def find() -> jax.Array:
+        found = at(lax.fori_loop(0, _HALVINGS, halve, (low, high))[1])
+        fits = cost_of(setting, found) <= setting.limit
+        return jnp.where(fits, found, least_policy(setting)[0])
+
+    return jax.jit(find)()

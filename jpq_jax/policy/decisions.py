@@ -20,6 +20,7 @@ from jpq_jax.vocabulary import MAX_BITS
 ACTIONS = 3  # keep, bits of the most and of the least important channel
 Cost = Literal["bits", "macs", "bit_operations"]
 _SCALES = np.linspace(1, 0, 9, dtype=np.float32)
+_ROUNDING = 2.0**-18  # of costs, which are summed in float32
 _LEAST = 0.1  # of the slots of a layer are kept
 
 
@@ -32,7 +33,8 @@ class Setting(NamedTuple):
       limit: of it.
       rank: [slots + 1] int32, of each slot by importance among those that go with it, 0 the most important.
       group_of_slot: [slots + 1] int32, -1 for what cannot go.
-      place: [channels of all layers] float32, from 0 for the most important channel of a layer to 1.
+      importance: [channels of all layers] float32.
+      place: [channels of all layers] int32, by importance within the layer, 0 the most important.
       group_of_layer: [layers] int32.
       decides: [layers] bool, whether a layer is the first of its group.
     """
@@ -42,6 +44,7 @@ class Setting(NamedTuple):
     limit: float
     rank: jax.Array
     group_of_slot: jax.Array
+    importance: jax.Array
     place: jax.Array
     group_of_layer: jax.Array
     decides: jax.Array
@@ -66,40 +69,44 @@ def setting_of(
 
     Args:
       network: the model's.
-      importance: [slots], as from `importance_of`.
+      importance: [channels of all layers], as from `importance_of`.
       cost: what is limited; multiplications are as many at any number of bits, so that these are 8 there.
       limit: of it.
-      shared: whether slots may go that several layers share.
+      shared: whether slots may go that several layers write to; those by groups, as depthwise ones, go with their inputs.
 
     Raises:
       ValueError: if not even the least policy keeps to the limit.
     """
-    groups, values = np.array(network.groups), np.asarray(importance, np.float64)
+    groups, each = np.array(network.groups), np.asarray(importance, np.float64)
+    writes = np.array([layer.kind != "grouped" for layer in network.layers])
+    values = np.zeros(network.slots + 1)
+    values[network.slot_of] = each
     group_of_slot = np.full(network.slots + 1, -1, np.int32)
     for layer, group in zip(network.layers, groups, strict=True):
-        if shared or (groups == group).sum() == 1:
+        if shared or (groups[writes] == group).sum() == 1:
             group_of_slot[layer.slots[layer.slots < network.slots]] = group
     rank = np.zeros(network.slots + 1, np.int32)
     for group in np.unique(groups):
         mine = np.flatnonzero(group_of_slot[:-1] == group)
         rank[mine[np.argsort(-values[mine], kind="stable")]] = np.arange(mine.size)
     place = []
-    for layer in network.layers:
-        order = np.argsort(np.argsort(rank[layer.slots], kind="stable"), kind="stable")
-        place.append(order / max(layer.channels - 1, 1))
+    for i in range(len(network.layers)):
+        order = np.argsort(-each[network.layer_of == i], kind="stable")
+        place.append(np.argsort(order, kind="stable"))
     decides = [groups[i] not in groups[:i] for i in range(len(groups))]
     setting = Setting(
         network,
         cost,
-        float(limit),
+        float(limit) * (1 - _ROUNDING),
         jnp.asarray(rank),
         jnp.asarray(group_of_slot),
-        jnp.asarray(np.concatenate(place), jnp.float32),
+        jnp.asarray(each, jnp.float32),
+        jnp.asarray(np.concatenate(place), jnp.int32),
         jnp.asarray(groups, jnp.int32),
         jnp.asarray(decides),
     )
     least = float(cost_of(setting, decided(setting, jnp.zeros((len(groups), ACTIONS))).policy))
-    if least > limit:
+    if not least <= setting.limit:
         raise ValueError(
             f"got a limit of {limit:g} {cost}, expected at least {least:g}: the least policy's"
         )
@@ -162,7 +169,9 @@ def allowed(
         keep, high, low = scale * action
         number = _number(setting, jnp.full(len(setting.group_of_layer), keep))
         slots = jnp.where(of_group, setting.rank < number, kept)
-        bits = 1 + jnp.round((MAX_BITS - 1) * (high + (low - high) * setting.place))
+        left = jnp.sum(jnp.where(mine & slots[network.slot_of], 1, 0))
+        along = setting.place.astype(jnp.float32) / jnp.maximum(left - 1, 1).astype(jnp.float32)
+        bits = 1 + jnp.round((MAX_BITS - 1) * (high + (low - high) * jnp.minimum(along, 1)))
         new = jnp.where(mine, bits.astype(jnp.int32), jnp.maximum(policy, 1))
         new = settled(setting, jnp.where(slots[network.slot_of], new, 0))
         return new, slots, cost_of(setting, new)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jpq_jax.plan import Where
+from jpq_jax.plan import Where, check_finite
 from jpq_jax.policy.agent import agent_search
 from jpq_jax.policy.allocation import (
     lagrangian_policy,
@@ -16,14 +16,15 @@ from jpq_jax.policy.allocation import (
     sensitivity_of,
     uniform_policy,
 )
-from jpq_jax.policy.decisions import Cost, setting_of
-from jpq_jax.policy.evaluation import accuracies, tables_of
+from jpq_jax.policy.decisions import Cost, Setting, setting_of
+from jpq_jax.policy.evaluation import Table, accuracies, tables_of
 from jpq_jax.policy.importance import Criterion, importance_of
 from jpq_jax.policy.network import Costs, alive, by_path, costs, network_of, without_dead
-from jpq_jax.policy.search import Found, evolution, random_search
-from jpq_jax.vocabulary import PyTree
+from jpq_jax.policy.search import Accuracies, Found, Trials, evolution, random_search
+from jpq_jax.vocabulary import PyTree, leaves_with_paths
 
 Method = Literal["evolution", "agent", "random", "lagrangian", "magnitude", "uniform"]
+_RULES: tuple[Method, ...] = ("uniform", "magnitude", "lagrangian")
 METHODS: tuple[Method, ...] = ("evolution", "agent", "random", "lagrangian", "magnitude", "uniform")
 
 
@@ -34,7 +35,7 @@ class Policy(NamedTuple):
       included: what to train on from, under `channelwise(bits)`; `shrink` takes the dead out.
     costs: of the model under the policy.
     accuracy: on the examples that were searched with.
-    rewards: [evaluations] of each policy that was tried.
+    rewards: [evaluations] of each policy that was tried, those by which the layers' sensitivity is measured first.
     """
 
     bits: dict[str, jax.Array]
@@ -71,7 +72,7 @@ def find_policy(
       right: from params to the share of examples that the model gets right; pure. Not the test images.
       limit: of the cost.
       cost: "bits" of the weights that are left, "macs" for one example, or "bit_operations".
-      evaluations: how many policies are tried; a rule tries one, the Lagrangian one for each layer besides.
+      evaluations: how many policies are tried; a rule tries one, the Lagrangian as many as there are layers, and two.
       seed: same seed, same result.
       method: "evolution" begins with what the rules give, and is the default since it was the best; "agent" is the hierarchical
         agent of AJPQ.
@@ -81,45 +82,78 @@ def find_policy(
       where: which leaves, as in `plan_leaves`.
 
     Raises:
-      ValueError: no such method or criterion; no layer; or a limit that not even a tenth of the channels at one bit keeps to.
+      ValueError: no such method or criterion; no layer, or a leaf that is not one's kernel; weights that are not finite; too few
+        evaluations; accuracies that are all NaN; or a limit that not even a tenth of the channels at one bit keeps to.
     """
-    if method not in METHODS:
-        raise ValueError(
-            f"find_policy: got method={method!r}, expected one of {', '.join(METHODS)}"
-        )
+    _check(method, evaluations, params)
     network = network_of(apply, params, example, where=where)
     importance = importance_of(network, params, criterion, gradients)
     setting = setting_of(network, importance, cost, limit, shared=shared)
     tables = tables_of(network, params)
     measure = accuracies(network, params, tables, right)
-    key = jax.random.key(seed)
-
-    def by_rule(name: str) -> tuple[jax.Array, jax.Array]:
-        """The policy, and what was measured on the way."""
-        if name == "uniform":
-            return uniform_policy(setting), jnp.zeros(0)
-        if name == "magnitude":
-            return magnitude_policy(setting, tables), jnp.zeros(0)
-        sensitivity, measured = sensitivity_of(setting, tables, measure)
-        return lagrangian_policy(setting, tables, sensitivity), measured
-
-    if method == "random":
-        found = random_search(setting, measure, key, evaluations)
-    elif method == "agent":
-        found = agent_search(setting, measure, key, evaluations)
-    elif method == "evolution":
-        policies, measured = zip(*map(by_rule, ("uniform", "magnitude", "lagrangian")), strict=True)
-        left = max(evaluations - sum(map(len, measured)), len(policies))
-        found = evolution(setting, measure, key, left, jnp.stack(policies))
-    else:
-        policy, _ = by_rule(method)
-        rewards = measure(policy[None])
-        found = Found(policy, float(rewards[0]), rewards)
-    living = alive(network, found.policy)
+    found = _found(setting, tables, measure, method, evaluations, seed)
     return Policy(
         by_path(network, found.policy),
-        without_dead(network, params, living),
+        without_dead(network, params, alive(network, found.policy)),
         costs(network, found.policy),
         found.accuracy,
         found.rewards,
     )
+
+
+def _check(method: str, evaluations: int, params: PyTree) -> None:
+    if method not in METHODS:
+        raise ValueError(
+            f"find_policy: got method={method!r}, expected one of {', '.join(METHODS)}"
+        )
+    if evaluations < 1:
+        raise ValueError(f"find_policy: got evaluations={evaluations}, expected at least 1")
+    for path, leaf in leaves_with_paths(params):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            check_finite(path, leaf)
+
+
+def _found(
+    setting: Setting,
+    tables: tuple[Table, ...],
+    measure: Accuracies,
+    method: Method,
+    evaluations: int,
+    seed: int,
+) -> Found:
+    key = jax.random.key(seed)
+    if method == "random":
+        return random_search(setting, measure, key, evaluations)
+    if method == "agent":
+        return agent_search(setting, measure, key, evaluations)
+    if method != "evolution":
+        policy, before = _by_rule(setting, tables, measure, method)
+        after = measure(policy[None])
+        return (
+            Trials(jnp.zeros(0), policy[None], after)
+            .best()
+            ._replace(rewards=jnp.concatenate([before, after]))
+        )
+    rules = [_by_rule(setting, tables, measure, rule) for rule in _RULES]
+    before = jnp.concatenate([measured for _, measured in rules])
+    left = evaluations - len(before)
+    if left < len(rules):
+        raise ValueError(
+            f"find_policy: got evaluations={evaluations}, expected at least {len(before) + len(rules)} for "
+            "evolution: as many as there are layers, and one, and one for each of the rules it begins with"
+        )
+    start = jnp.stack([policy for policy, _ in rules])
+    found = evolution(setting, measure, key, left, start)
+    return found._replace(rewards=jnp.concatenate([before, found.rewards]))
+
+
+def _by_rule(
+    setting: Setting, tables: tuple[Table, ...], measure: Accuracies, rule: Method
+) -> tuple[jax.Array, jax.Array]:
+    """The policy, and what was measured on the way."""
+    if rule == "uniform":
+        return uniform_policy(setting), jnp.zeros(0)
+    if rule == "magnitude":
+        return magnitude_policy(setting, tables), jnp.zeros(0)
+    sensitivity, measured = sensitivity_of(setting, tables, measure)
+    return lagrangian_policy(setting, tables, sensitivity), measured

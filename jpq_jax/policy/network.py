@@ -99,10 +99,10 @@ def network_of(
       apply: (params, *inputs) -> outputs, as in `shrink`.
       params: dense weights, or their shapes.
       inputs: one example, in a batch of 1, or its shapes.
-      where: which leaves a policy is for, as in `plan_leaves`; of them those that are a convolution's or a product's.
+      where: which leaves a policy is for, as in `plan_leaves`.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if there is none, or naming one of them that is not the kernel of a convolution or a product with its outputs last.
     """
     shapes = [jax.tree.map(_shape_of, tree) for tree in (params, *inputs)]
     program, _ = flat_program(apply, *shapes)
@@ -110,8 +110,13 @@ def network_of(
     labelled = label(program, len(leaves))
     planned = [p.compress for p in plan_leaves(params, where)]
     found = _kernels(program, len(leaves), planned)
-    if not found:
+    if not any(planned):
         raise ValueError(f"found no kernel of a layer among {[path for path, _ in leaves]}")
+    for leaf, (path, _) in enumerate(leaves):
+        if planned[leaf] and not _has_outputs_last(program, labelled, leaf, found.get(leaf, [])):
+            raise ValueError(
+                f"leaf {path!r}: expected the kernel of a convolution or a product, with its outputs last; leave it out by where="
+            )
     held = labelled.atoms.reasons()
     roots = [labelled.roots(var) for var in program.jaxpr.invars[: len(leaves)]]
     free = {int(root) for leaf in found for root in roots[leaf][-1] if int(root) not in held}
@@ -151,7 +156,7 @@ def alive(network: Network, policy: jax.Array) -> jax.Array:
 def costs(network: Network, policy: jax.Array, activation_bits: int = 32) -> Costs:
     """policy: as for `alive`."""
     living = alive(network, policy).astype(jnp.float32)
-    inputs = network.inputs_of @ living
+    inputs = jnp.matmul(network.inputs_of, living, precision="highest")
 
     def of_layers(each: jax.Array) -> jax.Array:
         return jnp.zeros(len(network.layers), jnp.float32).at[network.layer_of].add(each)
@@ -179,7 +184,7 @@ def without_dead(network: Network, params: PyTree, living: jax.Array) -> PyTree:
         for axis, slots in enumerate(axes):
             if (slots < network.slots).any():
                 shape = [-1 if i == axis else 1 for i in range(len(axes))]
-                leaf = leaf * living[slots].astype(leaf.dtype).reshape(shape)
+                leaf = jnp.where(living[slots].reshape(shape), leaf, jnp.zeros([], leaf.dtype))
         new.append(leaf)
     return jax.tree.unflatten(structure, new)
 
@@ -212,6 +217,25 @@ def _origin(atom: Var | Literal, made_by: dict[Var, JaxprEqn]) -> Any:
             return None
         atom = eqn.invars[0]
     return atom
+
+
+def _outputs_axis(eqn: JaxprEqn, operand: int) -> int:
+    """Of a kernel, as the equation sees it."""
+    if eqn.primitive.name == "conv_general_dilated":
+        return eqn.params["dimension_numbers"].rhs_spec[0]
+    summed, batch = (part[operand] for part in eqn.params["dimension_numbers"])
+    free = [a for a in range(len(shape_of(eqn.invars[operand]))) if a not in (*summed, *batch)]
+    return free[-1] if free else -1
+
+
+def _has_outputs_last(
+    program: ClosedJaxpr, labelled: Labelled, leaf: int, uses: list[tuple[JaxprEqn, int]]
+) -> bool:
+    last = labelled.roots(program.jaxpr.invars[leaf])[-1]
+    return bool(uses) and all(
+        np.array_equal(labelled.roots(eqn.invars[operand])[_outputs_axis(eqn, operand)], last)
+        for eqn, operand in uses
+    )
 
 
 def _layer(

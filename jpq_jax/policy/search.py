@@ -41,7 +41,12 @@ class Trials(NamedTuple):
         return Trials(*(jnp.concatenate(pair) for pair in zip(self, other, strict=True)))
 
     def best(self) -> Found:
-        first = jnp.argmax(self.rewards)
+        """Raises ValueError if no accuracy is a number."""
+        first = jnp.argmax(_numbers(self.rewards))
+        if bool(jnp.isnan(self.rewards[first])):
+            raise ValueError(
+                f"search: got NaN for the accuracy of all {len(self.rewards)} policies"
+            )
         return Found(self.policies[first], float(self.rewards[first]), self.rewards)
 
 
@@ -79,15 +84,22 @@ def evolution(
     drawn = jax.vmap(lambda one: decided(setting, one).policy)(jax.random.uniform(first, shape))
     policies = (drawn if start is None else jnp.concatenate([start, drawn]))[:batch][:evaluations]
     rewards = accuracies(policies)
-    breed = jax.jit(lambda key, parents: _children(setting, key, parents, batch))
+    breed = jax.jit(lambda *args: _children(setting, *args, batch))
     for one in keys:
         left = min(batch, evaluations - len(rewards))
-        parents = policies[jnp.argsort(-rewards)[:_PARENTS]]
-        children = breed(one, parents)[:left]
+        parents = policies[jnp.argsort(-_numbers(rewards))[:_PARENTS]]
+        tried_so_far = (
+            jnp.full((evaluations, policies.shape[1]), -1).at[: len(policies)].set(policies)
+        )
+        children = breed(one, parents, tried_so_far)[:left]
         policies = jnp.concatenate([policies, children])
         rewards = jnp.concatenate([rewards, accuracies(children)])
-    best = jnp.argmax(rewards)
-    return Found(policies[best], float(rewards[best]), rewards)
+    return Trials(jnp.zeros(0), policies, rewards).best()
+
+
+def _numbers(rewards: jax.Array) -> jax.Array:
+    """With the least there can be for NaN."""
+    return jnp.where(jnp.isnan(rewards), -jnp.inf, rewards)
 
 
 def tried(setting: Setting, accuracies: Accuracies, actions: jax.Array) -> Trials:
@@ -96,13 +108,20 @@ def tried(setting: Setting, accuracies: Accuracies, actions: jax.Array) -> Trial
     return Trials(found.actions, found.policy, accuracies(found.policy))
 
 
-def _children(setting: Setting, key: jax.Array, parents: jax.Array, batch: int) -> jax.Array:
-    """[batch, channels of all layers]; parents that cannot have as many that keep to the budget are there again."""
+def _children(
+    setting: Setting, key: jax.Array, parents: jax.Array, before: jax.Array, batch: int
+) -> jax.Array:
+    """[batch, channels of all layers], new ones first; parents that cannot have as many within the budget are there again.
+
+    before: [evaluations, channels of all layers], what was tried.
+    """
     children = jax.vmap(lambda one: _child(setting, one, parents))(
         jax.random.split(key, _DRAWN * batch)
     )
     fits = jax.vmap(lambda one: cost_of(setting, one))(children) <= setting.limit
-    first = jnp.argsort(jnp.where(fits, 0, 1), stable=True)[:batch]
+    is_new = ~jax.vmap(lambda one: jnp.any(jnp.all(one == before, axis=1)))(children)
+    order = jnp.where(fits, jnp.where(is_new, 0, 1), 2)
+    first = jnp.argsort(order, stable=True)[:batch]
     again = parents[jnp.arange(batch) % len(parents)]
     return jnp.where(fits[first, None], children[first], again)
 

@@ -67,6 +67,11 @@ def channelwise(bits: Mapping[str, ArrayLike]) -> Planner:
     ) -> ChannelPlan:
         if curved:
             raise ValueError("channelwise: knows no curvature")
+        unknown = set(given) - {plan.path for plan in plans}
+        if plans and unknown:  # optax asks with no leaves what is like the params
+            raise ValueError(
+                f"channelwise: got bits for {sorted(unknown)}, which are none of {[plan.path for plan in plans]}"
+            )
         each = [_widths(given, plan, leaf) for plan, leaf in zip(plans, leaves, strict=True)]
         shapes = [(1,) * (len(leaf.shape) - 1) + (leaf.shape[-1],) for leaf in leaves]
         steps = tuple(jnp.zeros(shape, jnp.float32) for shape in shapes)
