@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 import jpq_jax
+from experiments import processes
 from experiments.config import Config, SearchName
 from experiments.data import Dataset
 from experiments.model import Model, refilled
@@ -49,10 +50,11 @@ def beginning_of(
     if not config.macs and config.method != "channelwise":
         return Beginning(model, None)
     path = workdir / _FILE
-    if not path.exists():
+    if processes.is_first() and not path.exists():
         found = _searched(config, model, dataset, workdir, console)
         told = {k: np.asarray(v).tolist() for k, v in (found.bits or {}).items()}
         jpq_jax.artifact.save(path, found.model.variables, {"bits": told})
+    processes.wait_for_all("beginning")
     variables, facts, _ = jpq_jax.artifact.load(path)
     bits = {k: np.asarray(v, np.int32) for k, v in facts["bits"].items()}
     return Beginning(refilled(model, variables), bits or None)

@@ -41,6 +41,10 @@ def usage() -> str:
     return _USAGE.format(configs="\n".join(lines))
 
 
+class InfeasibleError(Exception):
+    """The model cannot be made as small as it was asked for."""
+
+
 class Experiment(NamedTuple):
     """Attributes:
     name: of the config.
@@ -146,7 +150,10 @@ def run(
         console.print(f"{workdir} holds this run, finished:")
         report.show(json.loads(results.read_text()), workdir, console)
         return
-    start, bits = beginning_of(config, model, dataset, workdir, console)
+    try:
+        start, bits = beginning_of(config, model, dataset, workdir, console)
+    except ValueError as error:
+        raise InfeasibleError(str(error)) from error
     snapshot, history = training.train(
         config, start, dataset, workdir, console, baseline=model, bits=bits
     )
@@ -171,6 +178,9 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         run(experiment, *prepared, Console(quiet=not processes.is_first()))
+    except InfeasibleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

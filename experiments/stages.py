@@ -91,9 +91,7 @@ def _planner(config: Config, params: Any, steps: int) -> jpq_jax.Planner:
 
 def _ye(config: Config, steps: int) -> list[Stage]:
     """Prune, retrain what is left, cluster it, retrain the clusters (Ye et al., 2018, arXiv 1811.01907)."""
-    prune, retrain, cluster, recluster = (
-        max(round(share * config.epochs), 1) * steps for share in _YE_SHARES
-    )
+    prune, retrain, cluster, recluster = (epochs * steps for epochs in _ye_epochs(config.epochs))
     values = jpq_jax.clustering(config.bits or 1, zero=False)
     mask = jpq_jax.mask_updates()
 
@@ -105,9 +103,11 @@ def _ye(config: Config, steps: int) -> list[Stage]:
         return jpq_jax.admm_to(planner, rho=rho, every=every)
 
     every = max(steps // _PROJECTIONS, 1)
+    ramp = min(config.ramp_epochs, prune // steps)
+    gradual = _pruning(dataclasses.replace(config, ramp_epochs=ramp), steps)
     still = jpq_jax.project_params(jpq_jax.pruning(config.density or 1.0), every=steps)
     return [
-        Stage("prune", prune, optax.chain(toward(_pruning(config, steps), prune), sgd(prune))),
+        Stage("prune", prune, optax.chain(toward(gradual, prune), sgd(prune))),
         Stage("retrain", retrain, optax.chain(sgd(retrain), mask, still), inherit=projected),
         Stage("cluster", cluster, optax.chain(toward(values, cluster), sgd(cluster), mask)),
         Stage(
@@ -117,6 +117,12 @@ def _ye(config: Config, steps: int) -> list[Stage]:
             inherit=projected,
         ),
     ]
+
+
+def _ye_epochs(epochs: int) -> list[int]:
+    """Of the stages, together as many, but at least one each."""
+    later = [max(round(share * epochs), 1) for share in _YE_SHARES[1:]]
+    return [max(epochs - sum(later), 1), *later]
 
 
 def _pruning(config: Config, steps: int) -> jpq_jax.Planner:

@@ -198,6 +198,17 @@ def test_a_search_comes_before_training(
     assert all(row["small_macs"] <= 0.1 * row["dense_macs"] for row in parts)
 
 
+def test_too_few_multiplications_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(files.torch_layout(np.random.default_rng(0)), tmp_path / "init.safetensors")
+    options = ["--method=joint", "--macs=1e-4", "--ratio=20", f"--init={tmp_path}/init.safetensors"]
+    options += ["--dense_epochs=0", "--train_images=256", f"--workdir={tmp_path}/work"]
+    with jax.numpy_dtype_promotion("standard"):
+        assert run.main(["lenet5_mnist", *options]) == 2
+    assert "expected at least" in capsys.readouterr().err
+
+
 def test_a_finished_run_is_only_shown_again(finished: tuple[Path, str]) -> None:
     workdir, _ = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.iterdir()}

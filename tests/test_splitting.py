@@ -107,6 +107,20 @@ def test_without_a_pull_nothing_changes():
         np.testing.assert_array_equal(updates["kernel"], 0)
 
 
+def test_the_dual_variable_outlasts_a_pause():
+    params = {"kernel": jnp.asarray(target(), jnp.float32)}
+    pause = jpq_jax.admm_to(
+        jpq_jax.pruning(0.25), rho=lambda count: jnp.where(count == 1, 0.0, 0.5), every=1
+    )
+    zeros, state = jax.tree.map(jnp.zeros_like, params), pause.init(params)
+    duals = []
+    for _ in range(2):
+        _, state = pause.update(zeros, state, params)
+        duals.append(np.asarray(optax.tree.get(state, "split_dual")["kernel"]))
+    assert duals[0].any()
+    np.testing.assert_array_equal(*duals)
+
+
 def test_it_comes_to_rest_at_the_best_support():
     """With a pull well above the loss's curvature, which is 1: the set is not convex, and below that it goes round."""
     planner = jpq_jax.pruning(0.25)
@@ -147,13 +161,15 @@ def test_residuals_of_any_scale_are_finite(scale: float):
     ("options", "message"),
     [
         ({"every": 0}, "every=0"),
+        ({"every": 1, "rho": -1.0}, "rho=-1.0"),
+        ({"every": 1, "rho": float("nan")}, "rho=nan"),
         ({"every": 1, "penalty": "l1"}, "penalty='l1'"),
         ({"every": 1, "penalty": "proximal"}, "learning_rate"),
     ],
 )
 def test_bad_options(options: Any, message: str):
     with pytest.raises(ValueError, match=message):
-        jpq_jax.admm_to(jpq_jax.pruning(0.5), rho=1.0, **options)
+        jpq_jax.admm_to(jpq_jax.pruning(0.5), **{"rho": 1.0} | options)
 
 
 def test_pruned_weights_stay_pruned_while_the_others_are_clustered():

@@ -1,6 +1,6 @@
 """ResNet-20 on CIFAR-10 with fewer channels, started from a trained baseline with --init (after Tang, Wei, Li, 2020, AJPQ).
 
-`default` takes channels out by search until half of the multiplications are left, and then trains for a file of 53,000 bytes, a
+`default` takes channels out by search until 45 % of the multiplications are left, and then trains for a file of 53,000 bytes, a
 twentieth of float32. `channelwise` gives each channel that is left a bit-width of its own instead, by search, too; `agent` does so by the
 paper's hierarchical agent.
 """

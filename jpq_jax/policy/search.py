@@ -84,7 +84,7 @@ def evolution(
     drawn = jax.vmap(lambda one: decided(setting, one).policy)(jax.random.uniform(first, shape))
     policies = (drawn if start is None else jnp.concatenate([start, drawn]))[:batch][:evaluations]
     rewards = accuracies(policies)
-    breed = jax.jit(lambda *args: _children(setting, *args, batch))
+    breed = jax.jit(lambda key, parents, tried: _children(setting, key, parents, tried, batch))
     for one in keys:
         left = min(batch, evaluations - len(rewards))
         parents = policies[jnp.argsort(-_numbers(rewards))[:_PARENTS]]

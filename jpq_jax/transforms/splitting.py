@@ -106,6 +106,8 @@ def admm_to(
       ValueError: an option out of range; in `init`, nothing to compress; in `update`, updates that do not fit the params.
     """
     check_every("admm_to", every)
+    if isinstance(rho, int | float) and not (0 <= rho < float("inf")):
+        raise ValueError(f"admm_to: got rho={rho}, expected a number of at least 0")
     if penalty not in ("proximal", "gradient"):
         raise ValueError(f"admm_to: got penalty={penalty!r}, expected 'proximal' or 'gradient'")
     if penalty == "proximal" and learning_rate is None:
@@ -186,7 +188,11 @@ def _projected(split: _Split, planner: Planner, count: jax.Array, strength: jax.
     shifted = [w + u for w, u in zip(split.weights, scaled, strict=True)]
     plan = planner.replan(shifted, split.plan, count, None)
     target = plan.assign(shifted, None)
-    dual = [strength * (x - z) for x, z in zip(shifted, target, strict=True)]
+    # Without a pull there is no step of the dual variable either.
+    dual = [
+        jnp.where(strength > 0, strength * (x - z), y)
+        for x, z, y in zip(shifted, target, split.dual, strict=True)
+    ]
     moved = strength * _distance(target, split.target)
     residuals = Residuals(
         primal=_distance(split.weights, target),
