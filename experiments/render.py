@@ -159,6 +159,20 @@ def _overhead() -> str:
     return _markdown(columns, rows)
 
 
+def _full_size() -> str:
+    """Constrained steps of the large models."""
+    columns = ["model", "batch", "method", "step", "to plain", "memory, by the params'", "file"]
+    rows = []
+    for row in _load("full_size")["rows"]:
+        plain = f"{row['plain_seconds']:.2f} s", "", f"{row['plain_memory']:.1f}", ""
+        rows.append([row["model"], str(row["batch"]), "SGD alone", *plain])
+        for name in ("joint", "admm", "pruning"):
+            own = row[name]
+            figures = f"{own['seconds']:.2f} s", f"{own['to_plain']:.2f}", f"{own['memory']:.1f}"
+            rows.append(["", "", f"`{name}`", *figures, f"{own['file_bytes']:,} B"])
+    return _markdown(columns, rows)
+
+
 def _file_size() -> str:
     """Post-training compression against NNCodec at its sizes."""
     columns = [
@@ -205,6 +219,7 @@ def _frontier() -> str:
 _TABLES = {
     "frontier": _frontier,
     "file_size": _file_size,
+    "full_size": _full_size,
     "records": _records,
     "projections": _projections,
     "distortion": _distortion,

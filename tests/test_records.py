@@ -68,6 +68,16 @@ def test_pruning_alone_meets_its_target() -> None:
     assert median["accuracy"] >= median["baseline_accuracy"] == 0.9919
 
 
+def test_one_bit_for_every_weight_is_enough() -> None:
+    record = json.loads((RESULTS / "lenet5_mnist-clustering.json").read_text())
+    assert record["median"]["paper_ratio"] == 32
+    assert record["median"]["accuracy"] >= record["median"]["baseline_accuracy"] == 0.9919
+    kernels = [row for row in record["runs"][0]["leaves"] if row.get("compressed")]
+    assert [(row["bits"], row["nonzeros"]) for row in kernels] == [
+        (1, row["weights"]) for row in kernels
+    ]
+
+
 def test_readme_shows_the_results() -> None:
     text = render.README.read_text()
     assert render.rendered(text) == text, "run: python -m experiments.render"
