@@ -25,7 +25,7 @@ _PUBLISHED = Config(
     warmup_epochs=10,
 )
 
-_JOINT = Config(
+JOINT = Config(
     method="joint",
     ratio=3000,
     shift=2,
@@ -38,7 +38,7 @@ _JOINT = Config(
 )
 
 _BYTES = dataclasses.replace(
-    _JOINT,
+    JOINT,
     model="lenet5_relu",
     units=(10, 24, 64),
     turn=10.0,
@@ -58,7 +58,7 @@ _BYTES = dataclasses.replace(
 _SMALLEST = dataclasses.replace(_BYTES, nbytes=1520, units=(8, 16, 40), epochs=90, ramp_epochs=45)
 
 _PRUNING = dataclasses.replace(
-    _JOINT, method="pruning", ratio=None, density=1 / 300, epochs=60, ramp_epochs=36
+    JOINT, method="pruning", ratio=None, density=1 / 300, epochs=60, ramp_epochs=36
 )
 
 PRESETS = {
@@ -67,7 +67,7 @@ PRESETS = {
     ),
     "paper": dataclasses.replace(_PUBLISHED, shift=2, clip=1.0, finetune_epochs=20),
     "published": _PUBLISHED,
-    "joint": _JOINT,
+    "joint": JOINT,
     "bytes": _BYTES,
     "smallest": _SMALLEST,
     "pruning": _PRUNING,
@@ -84,6 +84,6 @@ PRESETS = {
         finetune_epochs=0,
     ),
     "relu": dataclasses.replace(
-        _JOINT, model="lenet5_relu", turn=10.0, zoom=0.1, dense_epochs=20, ratio=4000
+        JOINT, model="lenet5_relu", turn=10.0, zoom=0.1, dense_epochs=20, ratio=4000
     ),
 }

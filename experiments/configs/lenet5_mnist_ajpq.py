@@ -7,28 +7,26 @@ paper's hierarchical agent.
 
 import dataclasses
 
-from experiments.config import Config
+from experiments.configs.lenet5_mnist import JOINT
 
-_COMMON = Config(
+_BYTES = dataclasses.replace(
+    JOINT,
     macs=0.1,
-    shift=2,
-    batch_size=128,
+    ratio=None,
+    nbytes=5_700,
     epochs=60,
-    learning_rate=0.02,
-    pull=1e-3,
+    ramp_epochs=30,
     clip=1.0,
     distill=0.5,
-    method="joint",
-    nbytes=5_700,
-    ramp_epochs=30,
+    finetune_epochs=0,
 )
 
 _CHANNELWISE = dataclasses.replace(
-    _COMMON, method="channelwise", nbytes=None, ratio=200, ramp_epochs=0
+    _BYTES, method="channelwise", nbytes=None, ratio=200, ramp_epochs=0
 )
 
 PRESETS = {
-    "default": _COMMON,
+    "default": _BYTES,
     "channelwise": _CHANNELWISE,
     "agent": dataclasses.replace(_CHANNELWISE, search="agent"),
 }

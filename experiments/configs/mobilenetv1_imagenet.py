@@ -6,26 +6,22 @@ of the size; `channelwise` has a bit-width for each channel, found by search; `a
 
 import dataclasses
 
-from experiments.config import Config
+from experiments.configs.resnet50_imagenet import COMMON
 
-_COMMON = Config(
-    dataset="imagenet",
+_JOINT = dataclasses.replace(
+    COMMON,
     model="mobilenet",
-    macs=0.5,
     method="joint",
+    macs=0.5,
     ratio=5,
-    whole_epoch=False,
-    weight_decay=4e-5,
-    learning_rate=0.02,
-    epochs=60,
     ramp_epochs=20,
-    pull=1e-3,
+    weight_decay=4e-5,
 )
 
-_CHANNELWISE = dataclasses.replace(_COMMON, method="channelwise", ramp_epochs=0)
+_CHANNELWISE = dataclasses.replace(_JOINT, method="channelwise", ramp_epochs=0)
 
 PRESETS = {
-    "default": _COMMON,
+    "default": _JOINT,
     "channelwise": _CHANNELWISE,
     "agent": dataclasses.replace(_CHANNELWISE, search="agent"),
 }

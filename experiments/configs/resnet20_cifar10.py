@@ -8,7 +8,7 @@ import dataclasses
 
 from experiments.config import Config
 
-_COMMON = Config(
+COMMON = Config(
     dataset="cifar10",
     model="resnet20",
     ratio=50,
@@ -22,7 +22,7 @@ _COMMON = Config(
 )
 
 _PRUNING = dataclasses.replace(
-    _COMMON,
+    COMMON,
     method="pruning",
     ratio=None,
     density=0.35,
@@ -34,8 +34,8 @@ _PRUNING = dataclasses.replace(
 )
 
 PRESETS = {
-    "default": dataclasses.replace(_COMMON, method="joint", ramp_epochs=7),
-    "published": dataclasses.replace(_COMMON, warmup_epochs=1),
+    "default": dataclasses.replace(COMMON, method="joint", ramp_epochs=7),
+    "published": dataclasses.replace(COMMON, warmup_epochs=1),
     "pruning": _PRUNING,
     "clustering": dataclasses.replace(
         _PRUNING, method="clustering", density=None, bits=4, ramp_epochs=0

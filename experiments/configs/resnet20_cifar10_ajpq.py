@@ -7,33 +7,27 @@ paper's hierarchical agent.
 
 import dataclasses
 
-from experiments.config import Config
+from experiments.configs.resnet20_cifar10 import COMMON
 
-_COMMON = Config(
-    dataset="cifar10",
-    model="resnet20",
+_BYTES = dataclasses.replace(
+    COMMON,
+    method="joint",
     macs=0.45,
-    evaluations=300,
-    shift=4,
-    flip=True,
-    batch_size=128,
-    whole_epoch=False,
+    ratio=None,
+    nbytes=53_000,
     epochs=20,
+    ramp_epochs=10,
     learning_rate=0.03,
     pull=1e-3,
-    weight_decay=1e-4,
     distill=0.5,
-    method="joint",
-    nbytes=53_000,
-    ramp_epochs=10,
 )
 
 _CHANNELWISE = dataclasses.replace(
-    _COMMON, method="channelwise", nbytes=None, ratio=18, ramp_epochs=0
+    _BYTES, method="channelwise", nbytes=None, ratio=18, ramp_epochs=0
 )
 
 PRESETS = {
-    "default": _COMMON,
+    "default": _BYTES,
     "channelwise": _CHANNELWISE,
     "agent": dataclasses.replace(_CHANNELWISE, search="agent"),
 }

@@ -7,7 +7,7 @@ import dataclasses
 
 from experiments.config import Config
 
-_COMMON = Config(
+COMMON = Config(
     dataset="imagenet",
     model="resnet50",
     ratio=50,
@@ -20,8 +20,8 @@ _COMMON = Config(
 )
 
 PRESETS = {
-    "default": dataclasses.replace(_COMMON, method="joint"),
+    "default": dataclasses.replace(COMMON, method="joint"),
     "pruning": dataclasses.replace(
-        _COMMON, method="pruning", ratio=None, density=1 / 8, finetune_epochs=30
+        COMMON, method="pruning", ratio=None, density=1 / 8, finetune_epochs=30
     ),
 }
