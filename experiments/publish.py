@@ -45,13 +45,19 @@ def publish(name: str, workdirs: list[Path]) -> dict[str, Any]:
         "artifact": f"{name}.jpq",
         "artifact_seed": seeds[chosen],
         "median": {key: statistics.median(run[key] for run in runs) for key in _FIGURES},
-        "runs": runs,
+        "runs": [_anywhere(run) for run in runs],
     }
     for folder in (RESULTS, ARTIFACTS):
         folder.mkdir(exist_ok=True)
     shutil.copyfile(workdirs[chosen] / "artifact.jpq", ARTIFACTS / f"{name}.jpq")
     write_json(RESULTS / f"{name}.json", record)
     return record
+
+
+def _anywhere(run: dict[str, Any]) -> dict[str, Any]:
+    """Without where the data set was on the machine that it ran on."""
+    settings = run["started"]["settings"] | {"data_dir": None}
+    return run | {"started": run["started"] | {"settings": settings}}
 
 
 def _but_for_seed(run: dict[str, Any]) -> dict[str, Any]:
