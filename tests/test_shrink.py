@@ -483,3 +483,19 @@ def test_what_the_function_does_not_use_is_left_alone():
     params = two_layer_params() | random_params(auxiliary=(6, 9))
     shrunk = shrunk_layers(params)
     np.testing.assert_array_equal(shrunk.params["auxiliary"], params["auxiliary"])
+
+
+def test_a_gate_that_is_shut_goes_with_what_it_gates():
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        gate, value = jnp.split(x @ params["up"], 2, axis=-1)
+        return (jax.nn.silu(gate) * value) @ params["down"]
+
+    params = random_params(up=(5, 16), down=(8, 3))
+    params["up"][:, [1, 6]] = 0  # of the gates
+    params["up"][:, 8 + 4] = 0  # of the values
+    params["down"][2] = 0
+    x = jax.random.normal(jax.random.key(0), (4, 5))
+    shrunk = jpq_jax.shrink(apply, params, x)
+    assert shrunk.params["up"].shape == (5, 8)
+    assert shrunk.params["down"].shape == (4, 3)
+    np.testing.assert_allclose(shrunk.apply(shrunk.params, x), apply(params, x), rtol=1e-4)

@@ -93,6 +93,8 @@ def _outputs(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known]:
         return [unknown(shape_of(var)) for var in eqn.outvars]
     if name in ELEMENTWISE:
         return [_elementwise(eqn, operands)]
+    if name == "split":
+        return _split(eqn, operands[0])
     rule = _RULES.get(name)
     found = rule(eqn, operands) if rule else None
     if found is not None:
@@ -168,6 +170,13 @@ def _slice(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
         )
     )
     return Known(shape_of(eqn.outvars[0]), operand.is_known[taken], operand.value[taken])
+
+
+def _split(eqn: JaxprEqn, operand: Known) -> list[Known]:
+    axis, ends = eqn.params["axis"], np.cumsum(eqn.params["sizes"])[:-1]
+    whole = operand.full([axis])
+    parts = zip(*(np.split(x, ends, axis) for x in (whole.is_known, whole.value)), strict=True)
+    return [Known(shape_of(var), *part) for var, part in zip(eqn.outvars, parts, strict=True)]
 
 
 def _concatenate(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
