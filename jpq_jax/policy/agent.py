@@ -73,7 +73,7 @@ def agent_search(
         made = _Episodes(
             *(x[: evaluations - done] for x in episodes(agent, drawn, _spread(done / evaluations)))
         )
-        new = Trials(made.actions, made.policies, accuracies(made.policies))
+        new = Trials(made.policies, accuracies(made.policies))
         trials = new if trials is None else trials.and_more(new)
         replay = added(
             replay,

@@ -129,11 +129,7 @@ def _found(
     if method != "evolution":
         policy, before = _by_rule(setting, tables, measure, method)
         after = measure(policy[None])
-        return (
-            Trials(jnp.zeros(0), policy[None], after)
-            .best()
-            ._replace(rewards=jnp.concatenate([before, after]))
-        )
+        return Trials(policy[None], after).best()._replace(rewards=jnp.concatenate([before, after]))
     rules = [_by_rule(setting, tables, measure, rule) for rule in _RULES]
     before = jnp.concatenate([measured for _, measured in rules])
     left = evaluations - len(before)

@@ -104,8 +104,7 @@ def network_of(
     Raises:
       ValueError: if there is none, or naming one of them that is not the kernel of a convolution or a product with its outputs last.
     """
-    shapes = [jax.tree.map(_shape_of, tree) for tree in (params, *inputs)]
-    program, _ = flat_program(apply, *shapes)
+    program, _ = flat_program(apply, params, *inputs)
     leaves = leaves_with_paths(params)
     labelled = label(program, len(leaves))
     planned = [p.compress for p in plan_leaves(params, where)]
@@ -187,10 +186,6 @@ def without_dead(network: Network, params: PyTree, living: jax.Array) -> PyTree:
                 leaf = jnp.where(living[slots].reshape(shape), leaf, jnp.zeros([], leaf.dtype))
         new.append(leaf)
     return jax.tree.unflatten(structure, new)
-
-
-def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
 
 
 def _kernels(

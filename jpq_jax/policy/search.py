@@ -31,9 +31,8 @@ class Found(NamedTuple):
 
 
 class Trials(NamedTuple):
-    """What was tried: `actions` [n, layers, 3], `policies` [n, channels of all layers], `rewards` [n]."""
+    """What was tried: `policies` [n, channels of all layers], `rewards` [n]."""
 
-    actions: jax.Array
     policies: jax.Array
     rewards: jax.Array
 
@@ -55,7 +54,8 @@ def random_search(
 ) -> Found:
     """Actions drawn evenly."""
     shape = (evaluations, len(setting.network.layers), ACTIONS)
-    return tried(setting, accuracies, jax.random.uniform(key, shape)).best()
+    policies = _drawn(setting, key, shape)
+    return Trials(policies, accuracies(policies)).best()
 
 
 def evolution(
@@ -81,7 +81,7 @@ def evolution(
     """
     first, *keys = jax.random.split(key, max(-(-evaluations // batch), 1))
     shape = (batch, len(setting.network.layers), ACTIONS)
-    drawn = jax.vmap(lambda one: decided(setting, one).policy)(jax.random.uniform(first, shape))
+    drawn = _drawn(setting, first, shape)
     policies = (drawn if start is None else jnp.concatenate([start, drawn]))[:batch][:evaluations]
     rewards = accuracies(policies)
     breed = jax.jit(lambda key, parents, tried: _children(setting, key, parents, tried, batch))
@@ -94,7 +94,7 @@ def evolution(
         children = breed(one, parents, tried_so_far)[:left]
         policies = jnp.concatenate([policies, children])
         rewards = jnp.concatenate([rewards, accuracies(children)])
-    return Trials(jnp.zeros(0), policies, rewards).best()
+    return Trials(policies, rewards).best()
 
 
 def _numbers(rewards: jax.Array) -> jax.Array:
@@ -102,10 +102,10 @@ def _numbers(rewards: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(rewards), -jnp.inf, rewards)
 
 
-def tried(setting: Setting, accuracies: Accuracies, actions: jax.Array) -> Trials:
-    """actions: [n, layers, 3]."""
-    found = jax.jit(jax.vmap(lambda one: decided(setting, one)))(actions)
-    return Trials(found.actions, found.policy, accuracies(found.policy))
+def _drawn(setting: Setting, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """[n, channels of all layers], by actions drawn evenly. shape: [n, layers, 3]."""
+    policies = jax.jit(jax.vmap(lambda one: decided(setting, one).policy))
+    return policies(jax.random.uniform(key, shape))
 
 
 def _children(

@@ -41,7 +41,7 @@ class Sum(NamedTuple):
     Attributes:
       labels: [n] of that axis.
       weights: [n, others, outputs], by what it is multiplied; None where that is not known.
-      outputs: the labels of the outputs; () where the weights are not known.
+      outputs: the labels of the outputs; of no meaning where the weights are not known.
       is_zero: [n, others] bool, whether the data there are 0 whatever the input.
       constant: [n] what they are; NaN where that is not known, or differs from place to place.
       bias: what may take constants up; None if nothing can.
@@ -216,12 +216,9 @@ def _of_dot(
         whole = np.broadcast_to(weights.value, weights.shape)
         matrix = np.transpose(whole, [its, *others[which], *free])
         matrix = matrix.reshape(len(is_zero), is_zero.shape[1], -1)
-        outputs, bias = (
-            roots[which][free[0]] if len(free) == 1 else np.zeros(matrix.shape[2], int),
-            None,
-        )
-        if len(free) == 1 and len(summed[0]) == 1:
-            bias = biases.behind(eqn, outputs)
+        # Of outputs along several axes, or by sums over several, all are taken to stay, and no bias to help.
+        outputs = roots[which][free[0]] if len(free) == 1 else np.zeros(matrix.shape[2], int)
+        bias = biases.behind(eqn, outputs) if len(free) == len(summed[0]) == 1 else None
         yield Sum(roots[1 - which][mine], matrix, outputs, is_zero, constant, bias)
 
 

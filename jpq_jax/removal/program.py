@@ -99,6 +99,7 @@ def flat_program(function: Callable[..., Any], *args: Any) -> tuple[ClosedJaxpr,
 
     args: arrays or their shapes.
     """
+    args = jax.tree.map(_shape_of, args)
     traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
 
     def opened(*leaves: jax.Array) -> list[Any]:
@@ -106,6 +107,11 @@ def flat_program(function: Callable[..., Any], *args: Any) -> tuple[ClosedJaxpr,
 
     flat = jax.make_jaxpr(opened)(*jax.tree.leaves(args))
     return flat, jax.tree.structure(shapes)
+
+
+def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.asarray(leaf).dtype
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype)
 
 
 def shape_of(var: Any) -> tuple[int, ...]:

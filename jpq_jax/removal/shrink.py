@@ -166,16 +166,9 @@ def _labelled(
     apply: Function, params: PyTree, inputs: Any
 ) -> tuple[ClosedJaxpr, Labelled, int, Any]:
     """The program, its labels, how many of its operands are params, and the structure of what it returns."""
-    shapes = [jax.tree.map(_shape_of, tree) for tree in (params, *inputs)]
-    program, structure = flat_program(apply, *shapes)
+    program, structure = flat_program(apply, params, *inputs)
     count = len(jax.tree.leaves(params))
     return program, label(program, count), count, structure
-
-
-def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(
-        jnp.shape(leaf), jnp.asarray(leaf).dtype if not hasattr(leaf, "dtype") else leaf.dtype
-    )
 
 
 def _shorter(params: PyTree, keeps: Sequence[Keeps], dead: Dead) -> PyTree:

@@ -25,7 +25,7 @@ def run_smaller(
     def keeps(var: Any) -> Keeps:
         if isinstance(var, Literal):
             return tuple(np.ones(size, bool) for size in np.shape(var.val))
-        return tuple(~is_dead[labels] for labels in labelled.roots(var))
+        return keeps_of(labelled.roots(var), is_dead)
 
     env: dict[Var, Any] = {
         var: taken(jnp.asarray(value), keeps(var))
