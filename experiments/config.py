@@ -8,6 +8,7 @@ import pkgutil
 from typing import Literal
 
 from experiments import configs
+from jpq_jax.policy.find import Method as SearchName
 
 ModelName = Literal[
     "lenet5",
@@ -23,7 +24,6 @@ ModelName = Literal[
 ]
 DatasetName = Literal["mnist", "cifar10", "imagenet"]
 Method = Literal["admm", "joint", "pruning", "clustering", "ye", "channelwise"]
-SearchName = Literal["evolution", "agent", "random", "lagrangian", "magnitude", "uniform"]
 OptimizerName = Literal["sgd", "adam"]
 
 

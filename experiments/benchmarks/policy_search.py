@@ -29,15 +29,8 @@ from experiments.model import Model, accuracy, build
 from experiments.models.pytorch_weights import load_pytorch
 from experiments.provenance import provenance
 from experiments.publish import RESULTS
+from jpq_jax.policy.find import METHODS
 
-_METHODS: tuple[SearchName, ...] = (
-    "uniform",
-    "magnitude",
-    "lagrangian",
-    "random",
-    "evolution",
-    "agent",
-)
 _BY_CHANCE = ("random", "evolution", "agent")  # a rule gives the same for any seed
 
 
@@ -72,7 +65,7 @@ def _codes(found: jpq_jax.Policy) -> Any:
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each method the median over the seeds, and the range."""
     each = []
-    for method in _METHODS:
+    for method in METHODS:
         reached = sorted(row["validation"] for row in rows if row["method"] == method)
         if reached:
             median = statistics.median(reached)
@@ -107,7 +100,7 @@ def main(
     dataset = load("cifar10", str(data_dir))
     done = {(row["method"], row["seed"]) for row in rows}
     for seed in range(seeds):
-        for method in _METHODS if seed == 0 else _BY_CHANCE:
+        for method in METHODS if seed == 0 else _BY_CHANCE:
             if (method, seed) in done:
                 continue
             rows.append(measured(model, dataset, method, ratio, evaluations, seed))
