@@ -136,6 +136,11 @@ def living_rows(activity: Activity) -> NDArray[np.bool_]:
     return rows
 
 
+def has_classes(activity: Activity) -> bool:
+    """Whether lines are told apart, so that there may be more than one class."""
+    return any(exponents is not None for exponents in activity.lines)
+
+
 def class_of(exponent: NDArray[np.integer]) -> NDArray[np.uint8]:
     """0 for the most active."""
     return np.clip(_MIDDLE - exponent, 0, CLASSES - 1).astype(np.uint8)

@@ -16,7 +16,8 @@ from jpq_jax.artifact.record import Contents, Extras, Form, Path, Record, check_
 from jpq_jax.artifact.stream import Reader, Writer
 
 MAGIC = b"JPQ"
-VERSION = 2
+VERSION = 3
+OLDEST = 2  # that is read here; what differs is said in the streams themselves
 
 _CHECKSUM_BYTES = 4
 _START = len(MAGIC) + 1 + _CHECKSUM_BYTES

@@ -170,8 +170,10 @@ def _unpacker(data: bytes) -> Callable[[bytes], Contents]:
             f"made by a newer version of jpq_jax: got format version {version}, "
             f"expected up to {container.VERSION}"
         )
-    if version != container.VERSION:
-        raise ValueError(f"got format version {version}, expected {container.VERSION}")
+    if version < container.OLDEST:
+        raise ValueError(
+            f"got format version {version}, expected {container.OLDEST} to {container.VERSION}"
+        )
     return container.unpack
 
 

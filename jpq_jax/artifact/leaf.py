@@ -129,7 +129,7 @@ def _read_codes(reader: Reader, record: Record) -> Codes:
     return Codes(
         code=jnp.asarray(code),
         codebook=jnp.asarray(values.codebook),
-        bits=jnp.asarray(bits, jnp.int32),
+        bits=jnp.asarray(np.int32(bits)),
         dtype=record.dtype,
         scale=scale,
     )

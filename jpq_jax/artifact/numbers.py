@@ -16,30 +16,37 @@ from jpq_jax.artifact.activity import (
     best_activity,
     class_of,
     exponent_of,
+    has_classes,
     living_rows,
     read_activity,
     rows_and_columns,
     write_activity,
 )
-from jpq_jax.artifact.adaptive import SYMBOL, Learner
+from jpq_jax.artifact.adaptive import DOUBLING, STEADY, SYMBOL, Learner, Pace
 from jpq_jax.artifact.stream import Reader, Writer
 
 _SLAB = 2**20  # weights that are looked at together
 _PRIOR = 64  # symbols that the expectation of a class counts as much as
 _POINT = 30  # binary digits of fixed-point fractions
 
+_NONE, _FEW, _MANY = range(3)  # kinds of a leaf's numbers: all 0, few runs at any pace, or many
+_PACES = {_FEW: STEADY, _MANY: DOUBLING}
+_MANY_NONZEROS = 2**12  # below, a shorter file counts for more than time
+
 
 def write_numbers(writer: Writer, numbers: NDArray[np.integer], low: int, high: int) -> None:
     """numbers: any shape, from low to high."""
     numbers = np.atleast_1d(numbers)
-    some = bool(numbers.any())
-    writer.write_number(int(some))
-    if not some:
+    nonzeros = np.count_nonzero(numbers)
+    if not nonzeros:
+        writer.write_number(_NONE)
         return
     activity = best_activity(numbers)
+    kind = _MANY if nonzeros >= _MANY_NONZEROS and has_classes(activity) else _FEW
+    writer.write_number(kind)
     write_activity(writer, activity)
     living = _Living(numbers, activity)
-    coder = _ClassCoder(activity, low, high)
+    coder = _ClassCoder(activity, low, high, _PACES[kind])
     for start, end in coder.slabs():
         order, bounds = coder.order(start, end)
         symbols = living.get(start, end)[order].astype(np.int32) - low
@@ -51,15 +58,15 @@ def read_numbers(reader: Reader, shape: tuple[int, ...], low: int, high: int) ->
     """Raises ValueError for what no writer gives."""
     kind = reader.read_number()
     numbers = np.zeros(shape or 1, np.int16)
-    if kind > 1:
-        raise ValueError(f"numbers of kind {kind}, expected 0 or 1")
-    if not kind:
+    if kind == _NONE:
         return numbers.reshape(shape)
+    if kind not in _PACES:
+        raise ValueError(f"numbers of kind {kind}, expected 0, 1 or 2")
     if not numbers.size:
         raise ValueError("numbers of an empty leaf")
     activity = read_activity(reader, numbers.shape)
     living = _Living(numbers, activity)
-    coder = _ClassCoder(activity, low, high)
+    coder = _ClassCoder(activity, low, high, _PACES[kind])
     for start, end in coder.slabs():
         order, bounds = coder.order(start, end)
         found = np.empty(order.size, np.int16)
@@ -72,9 +79,9 @@ def read_numbers(reader: Reader, shape: tuple[int, ...], low: int, high: int) ->
 class _ClassCoder:
     """Goes through the living weights slab by slab, most active classes first, with a learner for each class."""
 
-    def __init__(self, activity: Activity, low: int, high: int) -> None:
+    def __init__(self, activity: Activity, low: int, high: int, pace: Pace) -> None:
         self.rows, self.columns = rows_and_columns(activity)
-        self._range = low, high
+        self._range, self._pace = (low, high), pace
         self._learners: dict[int, Learner] = {}
 
     def slabs(self) -> list[tuple[int, int]]:
@@ -90,18 +97,15 @@ class _ClassCoder:
     def learners(self, bounds: NDArray[np.int64]) -> Iterator[tuple[Learner, int, int]]:
         """(learner, first, last) of each class in the slab. A new class expects what the one before it has seen, too."""
         before = None
-        for kind in range(CLASSES):
-            first, last = int(bounds[kind]), int(bounds[kind + 1])
-            if first == last:
-                continue
+        for kind in np.flatnonzero(np.diff(bounds)).tolist():
             if kind not in self._learners:
                 prior = _expected(exponent_of(kind), *self._range)
                 if before is not None:
                     seen = before.weights
                     prior = prior // 2 + seen * (_PRIOR * SYMBOL // 2) // seen.sum() + 1
-                self._learners[kind] = Learner(prior)
+                self._learners[kind] = Learner(prior, self._pace)
             before = self._learners[kind]
-            yield before, first, last
+            yield before, int(bounds[kind]), int(bounds[kind + 1])
 
 
 @functools.lru_cache(maxsize=1024)

@@ -27,15 +27,14 @@ Symbols = NDArray[np.int32]
 class Table:
     """Frequencies of symbols, each at least 1, `TOTAL` in all."""
 
+    __slots__ = ("_model", "beyond", "size")
+
     def __init__(self, beyond: NDArray[np.int64]) -> None:
         """beyond: [symbols], of each frequency what it is beyond 1."""
-        self.beyond = beyond
+        self.beyond, self.size = beyond, beyond.size
+        self._model: Any = None
 
     @property
-    def size(self) -> int:
-        return self.beyond.size
-
-    @functools.cached_property
     def model(self) -> Any:
         """The coder's, that gives each of at least two symbols exactly its frequency.
 
@@ -43,7 +42,9 @@ class Table:
         weights, scaled to that sum. Weights of frequency - 1 have it already, so the scale is 1 and
         every float on the way is an integer: nothing is rounded, on any machine.
         """
-        return _stream.model.Categorical(self.beyond.astype(np.float64), perfect=False)
+        if self._model is None:  # a cached_property takes a lock, which costs as much as the table
+            self._model = _stream.model.Categorical(self.beyond.astype(np.float64), perfect=False)
+        return self._model
 
     def bits(self, symbols: NDArray[np.integer]) -> float:
         """Their ideal length."""
