@@ -26,7 +26,7 @@ class Pace(NamedTuple):
 
 
 STEADY = Pace(4, 4)  # about 4.5 log2 n runs for n symbols
-DOUBLING = Pace(32, 1)  # about log2 n: for many symbols a thousandth longer, and several times faster
+DOUBLING = Pace(32, 1)  # about log2 n, which makes many symbols a thousandth longer
 
 
 def undecided(symbols: int) -> Learner:
