@@ -62,12 +62,17 @@ class StoredLeaf:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         del copy  # what was read is nobody else's
+        array = self.part(0, self.size).reshape(self.shape)
+        return array.astype(dtype or self.dtype, copy=False)
+
+    def part(self, first: int, count: int) -> np.ndarray:
+        """So many elements in C order. Raises ValueError if the file does not have them any more."""
         # Not through a map of the file, whose pages would count as memory beside the array.
-        stored = self.dtype.newbyteorder("<")
-        array = np.fromfile(self.path, stored, self.size, offset=self.offset)
-        if array.size != self.size:
+        stored, offset = self.dtype.newbyteorder("<"), self.offset + first * self.dtype.itemsize
+        array = np.fromfile(self.path, stored, count, offset=offset)
+        if array.size != count:
             raise ValueError(f"{self.path}: leaf {self.name!r}: the file has become shorter")
-        return array.reshape(self.shape).astype(dtype or self.dtype, copy=False)
+        return array.astype(self.dtype, copy=False)
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, lazy: bool = False) -> PyTree:

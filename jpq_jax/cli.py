@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import math
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,6 +142,7 @@ def main(args: list[str] | None = None) -> int:
         description=(__doc__ or "") + _EXAMPLES,
         args=args,
     )
+    _return_freed_memory()
     console = Console(stderr=True) if getattr(command, "json", False) else Console()
     try:
         command.run(console)
@@ -150,6 +153,13 @@ def main(args: list[str] | None = None) -> int:
         print("jpq: interrupted, nothing was written", file=sys.stderr)
         return 130
     return 0
+
+
+def _return_freed_memory() -> None:
+    """At once, for blocks of 1 MB and more. By itself glibc comes to keep those of up to 32 MB, in all as much as the model takes."""
+    if platform.libc_ver()[0] == "glibc":
+        m_mmap_threshold = -3
+        ctypes.CDLL(None).mallopt(m_mmap_threshold, 2**20)
 
 
 def _of_ratio(dense: int, ratio: float | None) -> int:

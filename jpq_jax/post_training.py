@@ -188,7 +188,7 @@ def _coded(kernel: _Kernel, multiplier: float) -> Any:
     inside = min(max(own, _LEAST), 1 / _LEAST)
     found = numbers_at(kernel.weights, inside, kernel.unit, outputs=kernel.outputs)
     numbers, step = np.asarray(found.numbers), np.float32(float(found.step) * kernel.unit)
-    if np.abs(numbers).max(initial=0) >= MOST:
+    if max(numbers.max(initial=0), -numbers.min(initial=0)) >= MOST:
         weights = np.asarray(kernel.weights).astype(np.float32) / np.float32(kernel.unit)
         digits = rounded(weights, float((weights.astype(np.float64) ** 2).mean()), own)
         return (digits * np.float32(kernel.unit)).astype(np.dtype(kernel.dtype))

@@ -43,6 +43,16 @@ def test_safetensors_come_back_to_the_bit(tmp_path: Path):
     assert_same(read_checkpoint(path), TENSORS)
 
 
+def test_parts_of_a_leaf_that_stays_in_its_file(tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, TENSORS)
+    leaf = read_checkpoint(path, lazy=True)["a.weight"]
+    assert [leaf.part(0, 4).tolist(), leaf.part(4, 2).tolist()] == [[0, 1, 2, 3], [4, 5]]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"leaf 'g': the file has become shorter"):
+        np.asarray(type(leaf)(path, "g", (2,), np.dtype(bool), path.stat().st_size - 1))
+
+
 def test_orbax_folder(tmp_path: Path):
     tree = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}, "step": jnp.int32(4)}
     with ocp.StandardCheckpointer() as checkpointer:

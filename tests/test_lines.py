@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from jpq_jax.artifact.numbers import write_numbers
 from jpq_jax.artifact.stream import Writer
+from jpq_jax.checkpoint import read_checkpoint, write_safetensors
 from jpq_jax.projection import lines, multiples
 from jpq_jax.projection.multiples import LeafNumbers, numbers_at
 
@@ -23,7 +27,7 @@ def trained_like(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return w.astype(np.float32)
 
 
-def at(w: np.ndarray, multiplier: float, outputs: int | None = None) -> LeafNumbers:
+def at(w: Any, multiplier: float, outputs: int | None = None) -> LeafNumbers:
     return jax.tree.map(np.asarray, numbers_at(w, multiplier, outputs=outputs))
 
 
@@ -75,6 +79,21 @@ def test_the_weights_given_are_left_alone():
     w = jnp.asarray(trained_like((30, 20)))
     numbers_at(w, 1e-3)
     assert float(jnp.sum(w)) != 0
+
+
+def test_a_leaf_in_its_file_is_put_together_of_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    w = trained_like((130, 40))
+    write_safetensors(tmp_path / "w.safetensors", {"w": w})
+    stored = read_checkpoint(tmp_path / "w.safetensors", lazy=True)["w"]
+    monkeypatch.setattr(multiples, "_SLAB", 1000)
+    monkeypatch.setattr(multiples, "_LARGE", 1000)
+    jax.clear_caches()
+    expected, found = at(w, 1e-3), at(stored, 1e-3)
+    jax.clear_caches()
+    np.testing.assert_array_equal(found.numbers, expected.numbers)
+    assert found.step == expected.step
 
 
 @pytest.mark.parametrize("unit", [2.0**-60, 1.0, 2.0**60])

@@ -63,7 +63,7 @@ def numbers_at(
     """A local minimum, from a fine step on: what is pruned once is dear to get back.
 
     Args:
-      w: [...] floating, of JAX, NumPy, or anything that turns into an array.
+      w: [...] floating, of JAX, NumPy, or anything that turns into an array; a large one that has parts, part by part.
       multiplier: squared error, by that of `unit`, for a bit, for a leaf that is all there; see `_KEPT`.
       unit: a power of two by which the weights are divided, so that squares neither overflow nor vanish.
       outputs: the axis of a layer's outputs; None if there is none.
@@ -77,6 +77,8 @@ def _given(w: Any) -> jax.Array:
     if isinstance(w, jax.Array):
         return w.copy()
     is_large = math.prod(w.shape) >= _LARGE
+    if is_large and hasattr(w, "part"):
+        return _put_together(w)
     if is_large:  # JAX holds NumPy arrays that it has shared until garbage is collected
         gc.collect()
     given = jax.device_put(np.asarray(w), may_alias=False)
@@ -84,6 +86,21 @@ def _given(w: Any) -> jax.Array:
         given.block_until_ready()
         gc.collect()
     return given
+
+
+def _put_together(w: Any) -> jax.Array:
+    """Of its parts, so that the host never has a second copy of it. w: a `checkpoint.StoredLeaf`."""
+    whole = jnp.zeros(w.shape, w.dtype)
+    for first in range(0, w.size, _SLAB):
+        whole.block_until_ready()  # memory that is still being written to would be copied
+        whole = _with_part(whole, w.part(first, min(_SLAB, w.size - first)), first)
+    return whole
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _with_part(whole: jax.Array, part: jax.Array, first: int) -> jax.Array:
+    flat = lax.dynamic_update_slice_in_dim(whole.reshape(-1), part, first, 0)
+    return flat.reshape(whole.shape)
 
 
 @functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
