@@ -69,7 +69,7 @@ def ablations(steps: int, epochs: int) -> list[Ablation]:
         return optax.chain(sgd, jpq_jax.freeze_shares(values, share, every=nearest))
 
     def frozen_by(count: Any) -> jax.Array:
-        eighth = 8 * count // total
+        eighth = 8 * count // half
         return jnp.where(eighth < 7, 1 - 0.5 ** (1 + eighth), 1.0)
 
     def less_and_less(count: Any) -> jax.Array:
@@ -90,12 +90,7 @@ def ablations(steps: int, epochs: int) -> list[Ablation]:
         cluster._replace(steps=quarter, optimizer=optax.chain(toward(values), mask)),
         by_clusters._replace(steps=quarter),
     ]
-    budget = jpq_jax.Budget(ratio=32 / (_KEEP * _BITS))
-    at_once = jpq_jax.latent(
-        sgd,
-        jpq_jax.joint(budget, budget_schedule=optax.polynomial_schedule(1000.0, 1.0, 4, half)),
-        every=nearest,
-    )
+    both = jpq_jax.joint(jpq_jax.Budget(ratio=32 / (_KEEP * _BITS)))
     return [
         Ablation("masked retraining", [prune, retrain], [prune._replace(steps=total)]),
         Ablation(
@@ -119,10 +114,10 @@ def ablations(steps: int, epochs: int) -> list[Ablation]:
         ),
         Ablation(
             "iterative quantization and retraining",
-            [Stage("freeze", total, freezing(frozen_by))],
-            [Stage("freeze", total, freezing(1.0))],
+            [Stage("freeze", half, freezing(frozen_by)), by_clusters],
+            [Stage("freeze", half, freezing(1.0)), by_clusters],
         ),
-        Ablation("both at once", [Stage("joint", total, at_once)], in_stages),
+        Ablation("both at once", [Stage("both", half, toward(both)), by_clusters], in_stages),
     ]
 
 
@@ -155,30 +150,47 @@ def dense(model: Model, dataset: Dataset, epochs: int, seed: int) -> Any:
 
 def compressed(
     model: Model, params: Any, stages: Sequence[Stage], dataset: Dataset, epochs: int, seed: int
-) -> Any:
-    """Codes after so many epochs; the last stage has those, too, that one which ended early did not take."""
+) -> tuple[Any, list[int]]:
+    """Codes after so many epochs, and how many each stage had; the last has those, too, that one which ended early did not take."""
     steps = dataset.train.size // _CONFIG.batch_size
-    (stage, *later), done = stages, 0
+    (stage, *later), done, had = stages, 0, []
     trained = Trained(params, model.statistics, stage.optimizer.init(params))
     run = _runner(model, dataset, stage.optimizer, seed)
     for epoch in range(epochs):
         settled = stage.until is not None and bool(stage.until(trained.opt_state))
         if later and (settled or done == stage.steps // steps):
+            had.append(done)
             (stage, *later), done = later, 0
             params, state = started(stage, trained.params, trained.opt_state)
             trained = trained._replace(params=params, opt_state=state)
             run = _runner(model, dataset, stage.optimizer, seed)
         trained, done = run(trained, epoch), done + 1
-    return jpq_jax.finalize(trained.params, trained.opt_state)
+    return jpq_jax.finalize(trained.params, trained.opt_state), [*had, done]
 
 
-def _rows(found: dict[str, float], seeds: int) -> list[dict[str, Any]]:
+Found = dict[str, dict[str, Any]]
+"""For each extra, side and seed: accuracy, and the epochs of each stage."""
+
+
+def _rows(found: Found, seeds: int) -> list[dict[str, Any]]:
     rows = []
     for name in dict.fromkeys(key.split("/")[0] for key in found):
-        each = {side: [found[f"{name}/{side}/{i}"] for i in range(seeds)] for side in _SIDES}
-        gains = [a - b for a, b in zip(*each.values(), strict=True)]
-        rows.append({"extra": name, **each, "median_gain": statistics.median(gains)})
+        runs = {side: [found[f"{name}/{side}/{i}"] for i in range(seeds)] for side in _SIDES}
+        reached = {side: [run["accuracy"] for run in of_side] for side, of_side in runs.items()}
+        gains = [a - b for a, b in zip(*reached.values(), strict=True)]
+        epochs = {f"epochs_{side}": [run["epochs"] for run in runs[side]] for side in _SIDES}
+        rows.append({"extra": name, **reached, **epochs, "median_gain": statistics.median(gains)})
     return rows
+
+
+def _found_before(path: Path, settings: dict[str, Any]) -> Found:
+    """Raises ValueError if it was found with other settings."""
+    if not path.exists():
+        return {}
+    before = json.loads(path.read_text())
+    if before["settings"] != settings:
+        raise ValueError(f"{path}: found with {before['settings']}, expected {settings}")
+    return before["found"]
 
 
 def main(
@@ -200,7 +212,14 @@ def main(
     console = Console()
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "found.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
+    settings = {
+        "keep": _KEEP,
+        "bits": _BITS,
+        "epochs": epochs,
+        "dense_epochs": dense_epochs,
+        "train_images": train_images,
+    }
+    found = _found_before(path, settings)
     dataset = load("mnist", None).with_train_images(train_images)
     for seed in range(seeds):
         model = build("lenet5", seed)
@@ -210,11 +229,12 @@ def main(
                 key = f"{ablation.name}/{side}/{seed}"
                 if key in found:
                     continue
-                codes = compressed(model, params, stages, dataset, epochs, seed)
+                codes, had = compressed(model, params, stages, dataset, epochs, seed)
                 variables = joined(jpq_jax.dequantize(codes), model.statistics)
-                found[key] = accuracy(model, variables, dataset, dataset.validation)
-                write_json(path, found)
-                console.print(f"{key}: {100 * found[key]:.2f} %")
+                reached = accuracy(model, variables, dataset, dataset.validation)
+                found[key] = {"accuracy": reached, "epochs": had}
+                write_json(path, {"settings": settings, "found": found})
+                console.print(f"{key}: {100 * reached:.2f} %, epochs {had}")
     rows = _rows(found, seeds)
     table = Table(title=f"LeNet-5, {epochs} epochs of {train_images} images, validation accuracy")
     for column in ("extra", *_SIDES, "gain, points"):
@@ -223,7 +243,6 @@ def main(
         each = [f"{100 * statistics.median(row[side]):.2f} %" for side in _SIDES]
         table.add_row(row["extra"], *each, f"{100 * row['median_gain']:+.2f}")
     console.print(table)
-    settings = {"keep": _KEEP, "bits": _BITS, "epochs": epochs, "train_images": train_images}
     write_json(RESULTS / "ablations.json", {**settings, "rows": rows, **provenance()})
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,22 @@ def _frontier() -> str:
     return _markdown(["LeNet-5 on MNIST", "bytes", "accuracy"], rows)
 
 
+def _ablations() -> str:
+    """Each extra of Ye et al., with it and without."""
+    columns = ["extra", "with", "without", "median gain, points"]
+    rows = [
+        [
+            row["extra"],
+            *(_percent(statistics.median(row[side])) for side in ("with", "without")),
+            f"{100 * row['median_gain']:+.2f}",
+        ]
+        for row in _load("ablations")["rows"]
+    ]
+    return _markdown(columns, rows)
+
+
 _TABLES = {
+    "ablations": _ablations,
     "frontier": _frontier,
     "file_size": _file_size,
     "full_size": _full_size,
