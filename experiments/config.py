@@ -81,6 +81,8 @@ class Config:
 
     train_images: int | None = None
     """Train on the first so many images only, for a quick look."""
+    all_images: bool = False
+    """Train on the validation images, too, when all is chosen: the last epoch counts then, and accuracy on those images says nothing."""
     method: Method = "admm"
     """admm is Yang et al.'s; joint trains latent weights through the joint projection; pruning and clustering do so through
     these alone; channelwise through a bit-width for each channel, searched before; ye prunes, retrains, clusters and retrains,

@@ -17,6 +17,9 @@ from experiments.model import Model, accuracy
 from experiments.provenance import provenance
 from experiments.training import History, Snapshot
 
+_BEST = "the highest accuracy on the validation split; of equals, the last"
+_LAST = "the last, on all training images; the validation split is among them"
+
 
 def finish(
     note: dict[str, Any],
@@ -57,7 +60,7 @@ def finish(
         **evaluate.measure(path, config.data_dir, about),
         "validation_accuracy": chosen["validation_accuracy"],
         "epoch": chosen["epoch"],
-        "epoch_chosen_by": "the highest accuracy on the validation split; of equals, the last",
+        "epoch_chosen_by": _LAST if config.all_images else _BEST,
         "leaves": leaf_table(path),
         "seed": config.seed,
         "started": note,

@@ -106,7 +106,8 @@ def claim_workdir(experiment: Experiment) -> dict[str, Any]:
         write_json(path, {"settings": settings, "preset": experiment.preset, **provenance()})
     processes.wait_for_all("note")
     note = json.loads(path.read_text())
-    found = note["settings"]
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    found = json.loads(json.dumps(defaults)) | note["settings"]  # which may be older than a setting
     other = {k: v for k, v in settings.items() if found.get(k) != v}
     if other:
         raise ValueError(
@@ -128,6 +129,7 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Model, dict[str, Any]]:
             "expected a dense model to start from: --init=FILE.safetensors, or --dense_epochs=N; got neither"
         )
     dataset = load(config.dataset, config.data_dir).with_train_images(config.train_images)
+    dataset = dataset.with_all_trained_on() if config.all_images else dataset
     if jax.process_count() > 1 and not isinstance(dataset.train, Part):
         raise ValueError(
             f"{config.dataset} is held whole by each process; got {jax.process_count()}, expected 1"

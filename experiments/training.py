@@ -244,7 +244,7 @@ def train(
                     f"training diverged in epoch {epoch + 1} (loss {float(loss)}); lower the learning rate"
                 )
             snapshot = snapshot._replace(**trained._asdict())
-            snapshot, measured = _measure(stage, snapshot, history, model, dataset)
+            snapshot, measured = _measure(config, stage, snapshot, history, model, dataset)
             row = {"epoch": epoch + 1, "stage": stage.name, "loss": float(loss), **measured}
             history.append({**row, "seconds": round(time.monotonic() - started_at, 2)})
             store.save(epoch + 1, _shared(snapshot), history)
@@ -318,9 +318,14 @@ def _kept(tree: Any) -> Any:
 
 
 def _measure(
-    stage: Stage, snapshot: Snapshot, history: History, model: Model, dataset: Dataset
+    config: Config,
+    stage: Stage,
+    snapshot: Snapshot,
+    history: History,
+    model: Model,
+    dataset: Dataset,
 ) -> tuple[Snapshot, dict[str, Any]]:
-    """Accuracy on the validation split, of the compressed params where there are any; keeps the best epoch."""
+    """Accuracy on the validation split, of the compressed params where there are any; keeps the best epoch, or the last."""
     if stage.name == DENSE:
         variables = joined(snapshot.params, snapshot.statistics)
         reached = accuracy(model, variables, dataset, dataset.validation)
@@ -333,7 +338,7 @@ def _measure(
     reached = accuracy(model, jpq_jax.dequantize(codes), dataset, dataset.validation)
     best = int(snapshot.best_epoch)
     # Of equals the later one, which has settled more.
-    if not best or reached >= history[best - 1]["validation_accuracy"]:
+    if config.all_images or not best or reached >= history[best - 1]["validation_accuracy"]:
         snapshot = snapshot._replace(best=_kept(codes), best_epoch=jnp.int32(len(history) + 1))
     count = count_kernels(codes)
     return snapshot, {

@@ -295,6 +295,21 @@ def test_diverged_training_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "diverged in epoch 1" in capsys.readouterr().err
 
 
+def test_on_all_images_the_last_epoch_counts(tmp_path: Path) -> None:
+    quick = ["--train_images=1280", "--dense_epochs=1", "--epochs=4", "--ramp_epochs=1"]
+    rest = ["--finetune_epochs=0", "--all_images", f"--workdir={tmp_path}"]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert run.main(["lenet300_mnist", "--preset=pruning", *quick, *rest]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["epoch"] == 5
+    assert results["epoch_chosen_by"].startswith("the last")
+    dataset, _, _ = run.prepare(
+        run.parse(["lenet300_mnist", "--all_images", f"--workdir={tmp_path / 'other'}"])
+    )
+    assert dataset.train.size == 60_000
+    np.testing.assert_array_equal(dataset.train.labels[-5_000:], dataset.validation.labels)
+
+
 def test_help_lists_configs_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--help"]) == 0
     assert "lenet5_mnist" in capsys.readouterr().out
@@ -307,6 +322,9 @@ def test_help_lists_configs_and_keys(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_workdir_of_another_run_is_refused(tmp_path: Path) -> None:
     experiment = run.parse(["lenet5_mnist", f"--workdir={tmp_path}"])
     note = run.claim_workdir(experiment)
+    assert run.claim_workdir(experiment) == note
+    del note["settings"]["all_images"]  # as of a run from before there was this setting
+    (tmp_path / "settings.json").write_text(json.dumps(note))
     assert run.claim_workdir(experiment) == note
     other = run.parse(["lenet5_mnist", f"--workdir={tmp_path}", "--rho=0.1"])
     with pytest.raises(ValueError, match="other settings.*rho"):

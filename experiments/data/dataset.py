@@ -62,3 +62,15 @@ class Dataset:
         else:
             fewer = Split(self.train.images[:count], self.train.labels[:count])
         return replace(self, train=fewer)
+
+    def with_all_trained_on(self) -> Dataset:
+        """The same, but the validation images are training images, too.
+
+        Raises:
+          ValueError: for a data set that is not held.
+        """
+        if isinstance(self.train, Part) or isinstance(self.validation, Part):
+            raise ValueError(f"{self.name}: expected a data set that is held as a whole")
+        images = np.concatenate([self.train.images, self.validation.images])
+        labels = np.concatenate([self.train.labels, self.validation.labels])
+        return replace(self, train=Split(images, labels))
