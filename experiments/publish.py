@@ -55,8 +55,10 @@ def publish(name: str, workdirs: list[Path]) -> dict[str, Any]:
 
 
 def _anywhere(run: dict[str, Any]) -> dict[str, Any]:
-    """Without where the data set was on the machine that it ran on."""
+    """Without where the data set and the checkpoint were on the machine that it ran on."""
     settings = run["started"]["settings"] | {"data_dir": None}
+    if settings["init"]:
+        settings["init"] = Path(settings["init"]).name
     return run | {"started": run["started"] | {"settings": settings}}
 
 

@@ -186,9 +186,14 @@ def _shorter(params: PyTree, keeps: Sequence[Keeps], dead: Dead) -> PyTree:
 
 def _shorter_leaf(leaf: Any, keep: Keeps) -> Any:
     if not is_codes(leaf):
-        return taken(jnp.asarray(leaf), keep) if keep else leaf
-    scale = None if leaf.scale is None else taken(leaf.scale, keep)
-    return Codes(taken(leaf.code, keep), leaf.codebook, leaf.bits, leaf.dtype, scale)
+        return _on_host(leaf, keep) if keep else leaf
+    scale = None if leaf.scale is None else _on_host(leaf.scale, keep)
+    return Codes(_on_host(leaf.code, keep), leaf.codebook, leaf.bits, leaf.dtype, scale)
+
+
+def _on_host(array: Any, keep: Keeps) -> jax.Array:
+    """What is left of it. JAX would compile a program for each shape."""
+    return jnp.asarray(taken(np.asarray(array), keep))
 
 
 def _report(
