@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import files
 import jax
@@ -218,8 +219,8 @@ def test_a_finished_run_is_only_shown_again(finished: tuple[Path, str]) -> None:
     assert {path: path.stat().st_mtime_ns for path in workdir.iterdir()} == before
 
 
-def make_record(folder: Path, results: dict, seed: int, accuracy: float, rho: float = 0.05) -> Path:
-    settings = results["started"]["settings"] | {"seed": seed, "rho": rho}
+def make_record(folder: Path, results: dict, seed: int, accuracy: float, **other: Any) -> Path:
+    settings = results["started"]["settings"] | {"seed": seed} | other
     changed = {"accuracy": accuracy, "seed": seed, "started": {"settings": settings}}
     folder.mkdir()
     (folder / "results.json").write_text(json.dumps(results | changed))
@@ -241,6 +242,9 @@ def test_publish_takes_the_median(
     assert record["median"]["accuracy"] == 0.98
     assert record["artifact_seed"] == 2
     assert (tmp_path / "artifacts" / "quick.jpq").read_bytes() == bytes([2])
+    placed = make_record(tmp_path / "placed", results, 4, 0.99, init="/some/where/net.safetensors")
+    settings = publish.publish("quick", [placed])["runs"][0]["started"]["settings"]
+    assert settings["init"] == "net.safetensors"
     with pytest.raises(ValueError, match="different seeds"):
         publish.publish("quick", [runs[0], runs[0]])
     other = make_record(tmp_path / "other", results, 3, 0.99, rho=1.0)
