@@ -68,6 +68,17 @@ def test_pruning_alone_meets_its_target() -> None:
     assert median["accuracy"] >= median["baseline_accuracy"] == 0.9919
 
 
+def test_resnet20_loses_nothing_at_a_fifth_and_less_than_the_published_method() -> None:
+    def median(name: str) -> dict[str, float]:
+        return json.loads((RESULTS / f"resnet20_cifar10-{name}.json").read_text())["median"]
+
+    assert median("joint-5")["accuracy"] >= median("joint-5")["baseline_accuracy"] == 0.9246
+    assert median("joint-5")["paper_ratio"] >= 5
+    joint, published = median("joint-50"), median("published-50")
+    assert min(joint["paper_ratio"], published["paper_ratio"]) >= 50
+    assert joint["accuracy"] > published["accuracy"]
+
+
 def test_one_bit_for_every_weight_is_enough() -> None:
     record = json.loads((RESULTS / "lenet5_mnist-clustering.json").read_text())
     assert record["median"]["paper_ratio"] == 32
