@@ -62,7 +62,7 @@ def test_forged_bytes_under_a_right_checksum_do_no_harm(data: st.DataObject):
     files.decode_or_refuse(with_checksum(bytes(bad)))
 
 
-def forge(write: Callable[[Writer], Any], stored: bytes = b"", version: int = 2) -> bytes:
+def forge(write: Callable[[Writer], Any], stored: bytes = b"", version: int = 3) -> bytes:
     """A file with any first stream and a right checksum."""
     writer = Writer()
     write(writer)
@@ -122,11 +122,11 @@ BAD_FILES = {
     "no bytes": (b"", "not a jpq artifact"),
     "only magic": (b"JPQ", "truncated within its header"),
     "not a file of ours": (b"PK\3\4" * 20, "not a jpq artifact"),
-    "newer": (forge(numbers(1, 0), version=3), "newer version of jpq_jax: got format version 3"),
+    "newer": (forge(numbers(1, 0), version=4), "newer version of jpq_jax: got format version 4"),
     "version 0": (forge(numbers(1, 0), version=0), "format version 0"),
-    "endless length": (with_checksum(b"JPQ\2" + bytes(4) + b"\xff" * 20), "does not end"),
-    "stream too long": (with_checksum(b"JPQ\2" + bytes(4) + b"\x05abc"), "expected at least"),
-    "zero byte": (with_checksum(b"JPQ\2" + bytes(4) + b"\x02a\0"), "zero byte"),
+    "endless length": (with_checksum(b"JPQ\3" + bytes(4) + b"\xff" * 20), "does not end"),
+    "stream too long": (with_checksum(b"JPQ\3" + bytes(4) + b"\x05abc"), "expected at least"),
+    "zero byte": (with_checksum(b"JPQ\3" + bytes(4) + b"\x02a\0"), "zero byte"),
     "unknown name": (forge(numbers(ONE, 99)), "got name 99"),
     "unknown dtype": (forge(numbers(0, 3 * 25)), "got dtype 25"),
     "many dims": (forge(numbers(0, FLOAT32, 65)), "65 dims"),
@@ -166,7 +166,7 @@ BAD_FILES = {
     "more negative values than values": (forge(leaf_of((3,), 2, 3)), "3 negative of 2 values"),
     "kind of values": (forge(leaf_of((3,), 1, 0, 2)), "values of kind 2"),
     "kind of floats": (forge(leaf_of((3,), 1, 0, 0, 1)), "floats from byte 1"),
-    "kind of numbers": (forge(leaf_of((3,), 0, 0, 2)), "numbers of kind 2"),
+    "kind of numbers": (forge(leaf_of((3,), 0, 0, 3)), "numbers of kind 3"),
     "kind of lines": (forge(leaf_of((3,), 0, 0, 1, 0, 2)), "lines of kind 2"),
     "wide exponents": (forge(leaf_of((3,), 0, 0, 1, 0, 1, 0, 300)), "exponents 0 to 300"),
     "wide base": (forge(leaf_of((3,), 0, 0, 1, 2000, 0, 0, 0)), "exponent 1000"),
@@ -197,4 +197,4 @@ def test_forged_streams_do_no_harm(values: list[int], stored: bytes):
 @settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=100))
 def test_any_stream_does_no_harm(data: bytes):
-    files.decode_or_refuse(with_checksum(b"JPQ\2" + bytes(4) + bytes([len(data)]) + data))
+    files.decode_or_refuse(with_checksum(b"JPQ\3" + bytes(4) + bytes([len(data)]) + data))
