@@ -287,3 +287,63 @@ def test_weights_that_vanish_are_no_error() -> None:
     for count, scale in enumerate((1e30, 0.0, 1.0)):
         plan = planner.replan([scale * w for w in weights], plan, jnp.int32(count), None)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(plan)), count
+
+
+def test_after_a_budget_that_was_no_limit_a_plan_begins_anew() -> None:
+    """All weights fit at one bit, so nothing is known of what a bit is worth when there are more values."""
+    rng = np.random.default_rng(0)
+    two_values = jnp.asarray(rng.choice([-1.0, 1.0], size=(64, 64)), jnp.float32)
+    many = jnp.asarray(rng.normal(size=(64, 64)), jnp.float32)
+    planner = joint(Budget(ratio=20))
+    replan = jax.jit(planner.replan)
+    plan = first = planner.init([two_values], plans_of([two_values]), curved=False)
+    plan = replan([two_values], plan, jnp.int32(0), None)
+    assert float(plan.joint_multiplier) == 0
+    for count in range(1, 5):
+        share = min(count / 3, 1)
+        weights = [share * many + (1 - share) * two_values]
+        plan = replan(weights, plan, jnp.int32(count), None)
+        anew = replan(weights, first, jnp.int32(0), None)
+        assert float(plan.joint_distortion) <= 1.1 * float(anew.joint_distortion)
+
+
+@pytest.mark.parametrize("bits", [7000, 9000, 10_000])
+def test_equal_weights_fill_the_budget(bits: int) -> None:
+    """Where weights are equal, much of the budget goes to what the multiplier leaves waiting."""
+    weights = (np.random.default_rng(0).integers(-3, 4, size=(64, 64)) / 4).astype(np.float32)
+    codes = project({"w": weights}, Budget(bits=bits))
+    assert 0.995 * bits <= rate_bits(codes, "paper") <= bits
+    published = project_alternating({"w": weights}, Budget(bits=bits))
+    error = relative_error({"w": weights}, codes)
+    assert error <= 1.03 * relative_error({"w": weights}, published)
+
+
+def test_weights_of_two_costs_and_neighbouring_floats_have_valid_codes() -> None:
+    """Means by cost may change places, and means of neighbouring floats may be one value."""
+    program = jax.jit(lambda w, h: project(w, Budget(ratio=6), curvature=h))
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        small, large = rng.normal(size=(3, 3, 1, 8)), 0.3 * rng.normal(size=(64, 32))
+        weights = {"small": np.float32(small), "large": np.float32(large)}
+        costs = {k: np.float32(np.exp(2 * rng.normal(size=w.shape))) for k, w in weights.items()}
+        codes = program(weights, costs)
+        validate(codes)
+        assert rate_bits(codes, "paper") <= 32 * (72 + 64 * 32) / 6
+    ones = np.repeat(np.float32([1 - 2.0**-24, 1]), 100).reshape(10, 20)
+    validate(project({"w": ones}, Budget(bits=math.inf)))
+
+
+def test_codes_of_weights_that_left_their_plan_fill_the_budget() -> None:
+    """All that the last plan's codebook can tell apart may be less than the budget pays for."""
+    rng = np.random.default_rng(0)
+    weights = jnp.asarray(rng.normal(size=(64, 64)), jnp.float32)
+    budget = Budget(ratio=8)
+    planner = joint(budget)
+    plan = planner.init([weights], plans_of([weights]), curved=False)
+    plan = jax.jit(planner.replan)([weights], plan, jnp.int32(0), None)
+    (codes,) = plan.codes([40 * weights], ["float32"], None)
+    limit = 32 * weights.size / 8
+    assert 0.995 * limit <= rate_bits({"w": codes}, "paper") <= limit
+    anew = project({"w": 40 * weights}, budget)
+    error = relative_error({"w": 40 * weights}, {"w": codes})
+    assert error <= 1.01 * relative_error({"w": 40 * weights}, anew)

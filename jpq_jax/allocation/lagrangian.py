@@ -141,7 +141,7 @@ def allocate(problem: Problem, start: Start) -> tuple[Fit, Candidates]:
 
     def settled(side: Candidates) -> tuple[Fit, jax.Array]:
         fit = _settle(problem, side, rounds)
-        return fit, _total_gain(problem, fit)
+        return fit, gain_of(problem, fit)
 
     fits, gains = jax.vmap(settled)(sides)
     best = jnp.argmax(gains)  # of equals the first
@@ -181,10 +181,14 @@ def _lloyd(
         levels = centroids(state.levels, found, leaf, slots)
         counts = jnp.sum(found.counts, axis=0, dtype=jnp.int32)
         improved = Book(levels, _slot_bits(levels, counts, bits, leaf, rate, slots))
-        # Where values differ in price, and classes in cost, the means of neighbours may change places.
-        return improved if rate.flat else ascending(improved, slots)
+        return improved if keeps_order(rate, leaf) else ascending(improved, slots)
 
     return lax.fori_loop(0, iterations, step, state)
+
+
+def keeps_order(rate: Rate, leaf: Leaf) -> bool:
+    """Whether the means of neighbours cannot change places: all values have one price, and all weights one cost."""
+    return rate.flat and leaf.cost.shape[-1] == 1
 
 
 def ascending(book: Book, slots: tuple[int, ...]) -> Book:
@@ -209,7 +213,7 @@ def borders_at(
 ) -> jax.Array:
     """[classes, slots], of one leaf, at a multiplier in its own unit."""
     price = jnp.minimum(multiplier * book.slot_bits, _MOST)
-    return borders_of(book.levels, price, leaf, slots, flat=rate.flat)
+    return borders_of(book.levels, price, leaf, slots, flat=keeps_order(rate, leaf))
 
 
 def _cells_at(
@@ -361,9 +365,58 @@ def taken(problem: Problem, book: Book, bits: jax.Array, border: jax.Array) -> j
     return jax.vmap(of_leaf)(book.levels, border, bits, problem.leaves)
 
 
-def _total_gain(problem: Problem, fit: Fit) -> jax.Array:
+def spare_of(
+    waiting: jax.Array, bits: jax.Array, together: jax.Array, left: jax.Array
+) -> jax.Array:
+    """How many of each leaf's waiting weights the rest of the budget pays for, the first leaf's first. [leaves]
+
+    together: [leaves], how many can only be had as one.
+    """
+
+    def take(left: jax.Array, leaf: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        waiting, bits, together = leaf
+        afforded = (left // bits.astype(jnp.uint32)).astype(jnp.int32)
+        taken = jnp.minimum(waiting, afforded // together * together)
+        return left - (taken * bits).astype(jnp.uint32), taken
+
+    return lax.scan(take, left, (waiting, bits, together))[1]
+
+
+class Waiting(NamedTuple):
+    """The weights between the multiplier and the one just below it, each of [leaves].
+
+    Attributes:
+      number: int32, how many there are.
+      paid: int32, how many of them the rest of the budget pays for.
+    """
+
+    number: jax.Array
+    paid: jax.Array
+
+
+def waiting_of(problem: Problem, fit: Fit, together: jax.Array) -> Waiting:
+    """together: see `spare_of`."""
+    none = jnp.zeros_like(fit.bits)
+    if not jnp.issubdtype(problem.limit.dtype, jnp.integer):  # the price of one more is not known
+        return Waiting(none, none)
+    book, spent = Book(fit.levels, fit.slot_bits), fit.spent
+    kept, more = (taken(problem, book, fit.bits, border) for border in (spent.at, spent.below))
+    number = (more - kept).astype(jnp.int32) // fit.bits
+    return Waiting(number, spare_of(number, fit.bits, together, problem.limit - total(kept)))
+
+
+def gain_of(problem: Problem, fit: Fit) -> jax.Array:
+    """By how much the error falls from that of zeros, with what the rest of the budget pays for, which may be most where weights are
+    equal: [] float32.
+    """
+
     def of_leaf(levels: jax.Array, border: jax.Array, leaf: Leaf) -> jax.Array:
         return outcome(levels, cells(border, levels, leaf.tails, ONE), leaf, ONE).gain[0]
 
-    gains = jax.vmap(of_leaf)(fit.levels, fit.spent.at, problem.leaves)
-    return jnp.sum(gains * problem.scale)
+    at, below = (
+        jax.vmap(of_leaf)(fit.levels, border, problem.leaves)
+        for border in (fit.spent.at, fit.spent.below)
+    )
+    waiting = waiting_of(problem, fit, jnp.ones_like(fit.bits))
+    share = waiting.paid.astype(jnp.float32) / jnp.maximum(waiting.number, 1).astype(jnp.float32)
+    return jnp.sum((at + share * (below - at)) * problem.scale)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jpq_jax.allocation.lagrangian import Book, Fit, Problem, taken, total
+from jpq_jax.allocation.lagrangian import Fit, Problem, waiting_of
 from jpq_jax.granularity import group_mean, group_shape, of_group
 from jpq_jax.projection.numbering import numbered
 from jpq_jax.projection.row_major import end_of_first, is_before
@@ -50,16 +50,11 @@ def codes_by(
     dtypes: Sequence[str],
 ) -> list[Codes]:
     """Codes of the weights by a fit of their own sketches, exact in the budget."""
-    book, spent = Book(fit.levels, fit.slot_bits), fit.spent
-    kept, more = (taken(problem, book, fit.bits, border) for border in (spent.at, spent.below))
     together = jnp.array(
         [_group_size(*pair) for pair in zip(sketches.views, treatments, strict=True)], jnp.int32
     )
-    spare = jnp.zeros(len(treatments), jnp.int32)
-    if jnp.issubdtype(problem.limit.dtype, jnp.integer):  # else the price of one more is not known
-        waiting = (more - kept).astype(jnp.int32) // fit.bits
-        spare = _spare(waiting, fit.bits, together, problem.limit - total(kept))
-    borders = jnp.stack([spent.at, spent.below], axis=1)
+    spare = waiting_of(problem, fit, together).paid
+    borders = jnp.stack([fit.spent.at, fit.spent.below], axis=1)
     codings = jax.vmap(_coding)(fit.levels, problem.leaves, borders, spare, sketches.exponent)
     columns = zip(sketches.views, treatments, dtypes, strict=True)
     return [
@@ -71,21 +66,6 @@ def codes_by(
 def _group_size(view: View, treatment: Treatment) -> int:
     group = group_shape(view.weights.shape, treatment.granularity)
     return 1 if group is None else math.prod(group)
-
-
-def _spare(waiting: jax.Array, bits: jax.Array, together: jax.Array, left: jax.Array) -> jax.Array:
-    """How many of each leaf's waiting weights the rest of the budget pays for, the first leaf's first. [leaves]
-
-    together: [leaves], how many can only be had as one.
-    """
-
-    def take(left: jax.Array, leaf: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        waiting, bits, together = leaf
-        afforded = (left // bits.astype(jnp.uint32)).astype(jnp.int32)
-        taken = jnp.minimum(waiting, afforded // together * together)
-        return left - (taken * bits).astype(jnp.uint32), taken
-
-    return lax.scan(take, left, (waiting, bits, together))[1]
 
 
 def _coding(

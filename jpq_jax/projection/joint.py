@@ -22,8 +22,11 @@ from jpq_jax.allocation.lagrangian import (
     allocate,
     ascending,
     cold_start,
+    gain_of,
+    keeps_order,
     spend,
     total,
+    waiting_of,
 )
 from jpq_jax.allocation.rates import VALUE_BITS, RateName, rate_named
 from jpq_jax.plan import (
@@ -36,6 +39,7 @@ from jpq_jax.plan import (
     with_compressed,
 )
 from jpq_jax.projection.coding import best_scale, codes_by, slots_of_bins
+from jpq_jax.projection.numbering import index_bits
 from jpq_jax.projection.planner import Planner
 from jpq_jax.projection.sized import sized
 from jpq_jax.projection.sketching import Curvature, Sketched, curvature_of, sketched
@@ -55,6 +59,7 @@ from jpq_jax.vocabulary import (
 )
 
 _ROUNDING = np.float32(1 - 2.0**-18)  # of a rate that is no whole number, summed in float32
+_SPENT = np.float32(0.995)  # of a budget
 
 
 def project(
@@ -222,13 +227,22 @@ class JointPlan(NamedTuple):
     def codes(
         self, weights: Sequence[jax.Array], dtypes: Sequence[str], curvature: Curvature
     ) -> list[Codes]:
-        """By the codebooks in force: the support cut or filled up to the whole budget, the values refitted to it."""
+        """By the codebooks in force: the support cut or filled up to the whole budget, the values refitted to it. By new ones where
+        these leave some of the budget, and the new ones do better.
+        """
         setting = self.joint_setting
         sketches = sketched(weights, setting.treatments, curvature, self.joint_norms)
         levels = self.joint_codebook / unit_of(sketches.exponent)[:, None]
         bits, slot_bits = self.joint_leaf_bits, self.joint_codebook_bits
         problem = setting.problem(sketches, self.joint_limit)
-        fit = Fit(levels, bits, slot_bits, spend(problem, Book(levels, slot_bits), bits))
+        held = Fit(levels, bits, slot_bits, spend(problem, Book(levels, slot_bits), bits))
+
+        def anew() -> Fit:
+            found, _ = allocate(problem, cold_start(len(bits)))
+            is_better = gain_of(problem, found) > gain_of(problem, held)
+            return jax.tree.map(lambda a, b: jnp.where(is_better, a, b), found, held)
+
+        fit = jax.lax.cond(_is_spent(problem, held), lambda: held, anew)
         return codes_by(fit, problem, sketches, setting.treatments, dtypes)
 
 
@@ -303,13 +317,28 @@ def joint(
             levels=plan.joint_levels / unit[:, None],
             slot_bits=plan.joint_slot_bits,
             bits=plan.joint_leaf_bits,
-            is_cold=count == 0,
+            # Where all that helps was kept, nothing is known of what a bit is worth.
+            is_cold=(count == 0) | (plan.joint_multiplier == 0),
         )
         problem = setting.problem(sketches, limit)
         fit, candidates = allocate(problem, start)
         return _plan_by(fit, candidates, problem, sketches, plan)
 
     return Planner(init, replan)
+
+
+def _is_spent(problem: Problem, fit: Fit) -> jax.Array:
+    """Whether next to nothing of the budget is left, with bits for those values alone that are in use: [] bool."""
+
+    def of_leaf(levels: jax.Array, border: jax.Array, paid: jax.Array, leaf: Leaf) -> jax.Array:
+        found = jnp.sum(cells(border, levels, leaf.tails, ONE).counts, axis=0, dtype=jnp.int32)
+        bits = index_bits(jnp.sum((found > 0) & (levels != 0), dtype=jnp.int32))
+        kept = problem.rate.of_leaf(found, bits[None], leaf.size, ONE)[0]
+        return kept.astype(jnp.float32) + (paid * bits).astype(jnp.float32)
+
+    paid = waiting_of(problem, fit, jnp.ones_like(fit.bits)).paid
+    used = jax.vmap(of_leaf)(fit.levels, fit.spent.at, paid, problem.leaves)
+    return jnp.sum(used) >= _SPENT * problem.limit.astype(jnp.float32)
 
 
 class _Coded(NamedTuple):
@@ -334,7 +363,7 @@ def _plan_by(
     coded = jax.vmap(_coded)(fit.levels, fit.spent.at, problem.leaves)
     values = coded.values * unit[:, None]
     book = Book(coded.codebook, fit.slot_bits)
-    if not problem.rate.flat:  # see `ascending`
+    if not keeps_order(problem.rate, problem.leaves):
         book = jax.vmap(functools.partial(ascending, slots=ONE))(book)
     counts = coded.reached.counts
 

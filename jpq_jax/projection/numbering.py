@@ -23,14 +23,21 @@ class Numbering(NamedTuple):
 
 
 def numbered(values: jax.Array, used: jax.Array) -> Numbering:
-    """values: [257] float32, in any order; used: [257] bool, of which at least one is false."""
+    """Slots of equal values get one code.
+
+    values: [257] float32, in any order; used: [257] bool, of which at least one is false.
+    """
     order = jnp.argsort(jnp.where(used, values, jnp.inf))
-    rank = jnp.zeros(LEVELS, jnp.int32).at[order].set(jnp.arange(LEVELS, dtype=jnp.int32))
-    codebook = jnp.roll(jnp.where(used, values, 0)[order], 1)  # the last in order is not used
-    bits = _index_bits(jnp.sum(used, dtype=jnp.int32))
-    return Numbering(jnp.where(used, rank + 1, 0).astype(CODE_DTYPE), codebook, bits)
+    ascending, in_use = values[order], used[order]
+    is_first = jnp.arange(LEVELS, dtype=jnp.int32) == 0
+    is_new = in_use & (is_first | (ascending != jnp.roll(ascending, 1)))
+    code = jnp.where(in_use, jnp.cumsum(is_new, dtype=jnp.int32), 0)
+    codebook = jnp.zeros(LEVELS, jnp.float32)
+    codebook = codebook.at[jnp.where(is_new, code, LEVELS)].set(ascending, mode="drop")
+    code_of_slot = jnp.zeros(LEVELS, CODE_DTYPE).at[order].set(code.astype(CODE_DTYPE))
+    return Numbering(code_of_slot, codebook, index_bits(jnp.sum(is_new, dtype=jnp.int32)))
 
 
-def _index_bits(values: jax.Array) -> jax.Array:
-    """ceil(log2(values)), at least 1: one more than the powers of two from 2 on that are below `values`."""
+def index_bits(values: jax.Array) -> jax.Array:
+    """ceil(log2(values)) of a number of values, at least 1: one more than the powers of two from 2 on that are below `values`."""
     return (1 + jnp.sum(values > 2 ** jnp.arange(1, MAX_BITS, dtype=jnp.int32))).astype(jnp.int32)
