@@ -281,12 +281,20 @@ def _why_not_bytes(budget: Budget, params: PyTree, plan: Sequence[LeafPlan]) -> 
     return _NOT_BYTES
 
 
+def _finite_in_float32(leaf: np.ndarray) -> np.ndarray:
+    """Float64 may hold more than what is computed with."""
+    if leaf.dtype != np.float64:
+        return np.isfinite(leaf)
+    with np.errstate(over="ignore"):
+        return np.isfinite(leaf.astype(np.float32))
+
+
 def check_finite(path: str, leaf: Any) -> None:
-    """Raises ValueError, naming the leaf, if it holds NaN or infinity; a traced leaf is let through."""
+    """Raises ValueError, naming the leaf, if it holds NaN or infinity, or what is that in float32; a traced leaf is let through."""
     if isinstance(leaf, jax_core.Tracer):
         return
     # NumPy needs no program for each shape.
-    finite = np.isfinite(leaf) if isinstance(leaf, np.ndarray) else jnp.isfinite(leaf)
+    finite = _finite_in_float32(leaf) if isinstance(leaf, np.ndarray) else jnp.isfinite(leaf)
     wrong = int((~finite).sum())
     if wrong:
         raise ValueError(f"leaf {path!r}: got {wrong} NaN or infinite weights, expected none")

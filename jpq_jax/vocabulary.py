@@ -38,7 +38,7 @@ class Budget:
       nbytes: of the final file, everything in it counted.
 
     Raises:
-      ValueError: if not exactly one is given, or it is negative or NaN (a ratio: not positive).
+      ValueError: if not exactly one is given, or it is negative or NaN (a ratio: not positive; nbytes: infinite).
     """
 
     ratio: float | None = None
@@ -57,8 +57,16 @@ class Budget:
         if not value >= 0 or (name == "ratio" and value == 0):
             lower = "positive" if name == "ratio" else "at least 0"
             raise ValueError(f"Budget({name}=...) must be {lower}; got {value}")
+        if name == "nbytes" and value == math.inf:
+            raise ValueError("Budget(nbytes=...) must be finite; got inf")
         if isinstance(value, np.generic):  # small NumPy types round and overflow in arithmetic
             object.__setattr__(self, name, value.item())
+
+
+def check_budget(name: str, budget: Any) -> None:
+    """Raises ValueError if it is none. name: of the function that it was given to."""
+    if not isinstance(budget, Budget):
+        raise ValueError(f"{name}: got budget={budget!r}, expected a jpq_jax.Budget")
 
 
 _ELEMENT = Element()

@@ -157,6 +157,30 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         "'kernel': got str, expected an array",
     ),
     "a number for a budget": (started(budget=20), "budget=20, expected a jpq_jax.Budget"),
+    "a number for the projection's budget": (
+        lambda _: jpq_jax.project(params(), 20),  # pyright: ignore
+        "project: got budget=20, expected a jpq_jax.Budget",
+    ),
+    "a number for the joint method's budget": (
+        lambda _: jpq_jax.joint(20),  # pyright: ignore
+        "joint: got budget=20, expected a jpq_jax.Budget",
+    ),
+    "a budget for a planner": (
+        lambda _: jpq_jax.latent(optax.sgd(0.1), BUDGET).init(params()),  # pyright: ignore
+        r"got planner=Budget\(.*expected one, such as",
+    ),
+    "endlessly many bytes": (
+        lambda _: jpq_jax.Budget(nbytes=float("inf")),  # pyright: ignore
+        "must be finite; got inf",
+    ),
+    "beyond float32": (
+        lambda _: jpq_jax.project({"kernel": np.full((4, 4), 1e39)}, BUDGET),
+        "'kernel': got 16 NaN or infinite weights",
+    ),
+    "half an update between plans": (
+        lambda _: jpq_jax.latent(optax.sgd(0.1), jpq_jax.joint(BUDGET), every=2.5),  # pyright: ignore
+        "latent: got every=2.5, expected at least 1, a whole number",
+    ),
     "no epochs between projections": (started(every=0), "every=0, expected at least 1"),
     "bits out of range": (started(start_bits=9), "start_bits=9, expected 1 to 8"),
     "unknown penalty": (started(penalty="exact"), "'exact', expected 'proximal' or 'gradient'"),

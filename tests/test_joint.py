@@ -347,3 +347,11 @@ def test_codes_of_weights_that_left_their_plan_fill_the_budget() -> None:
     anew = project({"w": 40 * weights}, budget)
     error = relative_error({"w": 40 * weights}, {"w": codes})
     assert error <= 1.01 * relative_error({"w": 40 * weights}, anew)
+
+
+def test_an_empty_leaf_is_compressed_to_nothing() -> None:
+    weights = {"empty": jnp.zeros((0, 3)), "w": jnp.asarray(net(0)["out"])}
+    codes = project(weights, Budget(ratio=20), plan=lambda *_: True)
+    validate(codes)
+    assert codes["empty"].shape == (0, 3)
+    assert 0 < rate_bits(codes, "paper") <= 32 * 300 / 20

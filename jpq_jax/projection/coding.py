@@ -99,11 +99,12 @@ def _leaf_codes(coding: _Coding, view: View, treatment: Treatment, dtype: str) -
         return coding.codes[place_of(w, coding.exponent, kind)]
 
     code = lying_like(view.weights, look_up)(view.weights, coding, view.kind)
-    code = lax.cond(
-        coding.spare > 0,
-        lambda: _with_spare(code, coding.spare, view, treatment),
-        lambda: code,
-    )
+    if code.size:
+        code = lax.cond(
+            coding.spare > 0,
+            lambda: _with_spare(code, coding.spare, view, treatment),
+            lambda: code,
+        )
     codes = Codes(code, coding.codebook, coding.bits, dtype)
     if treatment.scale == "leaf":
         return codes

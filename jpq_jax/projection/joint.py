@@ -55,6 +55,7 @@ from jpq_jax.vocabulary import (
     LeafPlan,
     PyTree,
     Treatment,
+    check_budget,
     leaves_with_paths,
 )
 
@@ -98,6 +99,7 @@ def project(
       ValueError: nothing to compress, weights that are not finite, or a curvature that does not fit them.
     """
     rate_named(rate)
+    check_budget("project", budget)
     found = prepared(params, budget, plan, capped=rate == "paper")
     costs = _compressed_curvature(curvature, found)
     setting = Setting(treatments_of(found.plan), rate)
@@ -271,6 +273,7 @@ def joint(
     Raises:
       ValueError: in `init`, a treatment or curvature together with a budget in bytes.
     """
+    check_budget("joint", budget)
     if budget.nbytes is not None:
         return sized(int(budget.nbytes), budget_schedule=budget_schedule, besides=besides)
     rate_named(rate)

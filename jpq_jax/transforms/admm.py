@@ -34,7 +34,7 @@ from jpq_jax.transforms.leaves import (
     where_compressed,
 )
 from jpq_jax.transforms.penalty import gradient_penalty, proximal_step
-from jpq_jax.vocabulary import MAX_BITS, Budget, PyTree
+from jpq_jax.vocabulary import MAX_BITS, Budget, PyTree, check_budget
 
 
 class AdmmState(NamedTuple):
@@ -155,8 +155,7 @@ def admm(
 def _check_options(
     budget: Budget, every: int, start_bits: int, penalty: str, learning_rate: Any
 ) -> None:
-    if not isinstance(budget, Budget):
-        raise ValueError(f"admm: got budget={budget!r}, expected a jpq_jax.Budget")
+    check_budget("admm", budget)
     # Arrays, which optax.inject_hyperparams makes of numbers, cannot be checked.
     check_every("admm", every)
     if isinstance(start_bits, int) and not 1 <= start_bits <= MAX_BITS:

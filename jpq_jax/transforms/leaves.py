@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jpq_jax.plan import Where, check_compresses, plan_leaves, with_rounded
@@ -15,9 +16,11 @@ from jpq_jax.vocabulary import LeafPlan, PyTree, leaves_with_paths
 
 
 def check_every(name: str, every: Any) -> None:
-    """Raises ValueError for a number of updates below 1; arrays, which cannot be checked, are let through."""
-    if isinstance(every, int) and every < 1:
-        raise ValueError(f"{name}: got every={every}, expected at least 1")
+    """Raises ValueError for what is no whole number of at least 1; arrays, which cannot be checked, are let through."""
+    if hasattr(every, "dtype") and not isinstance(every, np.generic):
+        return
+    if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1:
+        raise ValueError(f"{name}: got every={every!r}, expected at least 1, a whole number")
 
 
 def value_at(number: Any, count: jax.Array) -> Any:
@@ -35,6 +38,8 @@ def compressing_plan(
     plan = plan_leaves(params, where)
     if plan:
         check_compresses(plan)
+    if planner is not None and not isinstance(planner, Planner):
+        raise ValueError(f"got planner={planner!r}, expected one, such as `joint(budget)` gives")
     return with_rounded(plan) if planner is not None and planner.rounds else plan
 
 
