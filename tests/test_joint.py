@@ -289,24 +289,6 @@ def test_weights_that_vanish_are_no_error() -> None:
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(plan)), count
 
 
-def test_after_a_budget_that_was_no_limit_a_plan_begins_anew() -> None:
-    """All weights fit at one bit, so nothing is known of what a bit is worth when there are more values."""
-    rng = np.random.default_rng(0)
-    two_values = jnp.asarray(rng.choice([-1.0, 1.0], size=(64, 64)), jnp.float32)
-    many = jnp.asarray(rng.normal(size=(64, 64)), jnp.float32)
-    planner = joint(Budget(ratio=20))
-    replan = jax.jit(planner.replan)
-    plan = first = planner.init([two_values], plans_of([two_values]), curved=False)
-    plan = replan([two_values], plan, jnp.int32(0), None)
-    assert float(plan.joint_multiplier) == 0
-    for count in range(1, 5):
-        share = min(count / 3, 1)
-        weights = [share * many + (1 - share) * two_values]
-        plan = replan(weights, plan, jnp.int32(count), None)
-        anew = replan(weights, first, jnp.int32(0), None)
-        assert float(plan.joint_distortion) <= 1.1 * float(anew.joint_distortion)
-
-
 @pytest.mark.parametrize("bits", [7000, 9000, 10_000])
 def test_equal_weights_fill_the_budget(bits: int) -> None:
     """Where weights are equal, much of the budget goes to what the multiplier leaves waiting."""

@@ -320,8 +320,7 @@ def joint(
             levels=plan.joint_levels / unit[:, None],
             slot_bits=plan.joint_slot_bits,
             bits=plan.joint_leaf_bits,
-            # Where all that helps was kept, nothing is known of what a bit is worth.
-            is_cold=(count == 0) | (plan.joint_multiplier == 0),
+            is_cold=count == 0,
         )
         problem = setting.problem(sketches, limit)
         fit, candidates = allocate(problem, start)
