@@ -20,8 +20,8 @@ from jpq_jax.projection.channelwise import channelwise as channelwise
 from jpq_jax.projection.clustering import clustering as clustering
 from jpq_jax.projection.joint import JointPlan as JointPlan
 from jpq_jax.projection.joint import joint as joint
-from jpq_jax.projection.joint import project as project
 from jpq_jax.projection.planner import Planner as Planner
+from jpq_jax.projection.project import project as project
 from jpq_jax.projection.pruning import pruning as pruning
 from jpq_jax.projection.published import project_alternating as project_alternating
 from jpq_jax.rate import account as account

@@ -94,6 +94,11 @@ def group_shape(shape: tuple[int, ...], granularity: Granularity) -> tuple[int, 
     return None
 
 
+def group_size(shape: tuple[int, ...], granularity: Granularity) -> int:
+    """How many weights are kept or pruned as one."""
+    return max(1, math.prod(group_shape(shape, granularity) or ()))
+
+
 def group_mean(x: jax.Array, group: tuple[int, ...]) -> jax.Array:
     """Of each group: [groups along each axis]."""
     number = tuple(size // part for size, part in zip(x.shape, group, strict=True))

@@ -105,6 +105,22 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         without_params_in(jpq_jax.mask_updates),
         "mask_updates: update needs the params",
     ),
+    "a pull of text": (
+        lambda _: jpq_jax.latent(optax.sgd(0.1), jpq_jax.joint(BUDGET), pull="0.1"),  # pyright: ignore
+        "latent: got pull='0.1', expected a finite number",
+    ),
+    "a negative pull of NumPy": (
+        lambda _: jpq_jax.latent(optax.sgd(0.1), jpq_jax.joint(BUDGET), pull=np.float32(-1)),  # pyright: ignore
+        "latent: got pull=.*-1.0.*at least 0",
+    ),
+    "a rho without end": (
+        lambda _: jpq_jax.admm_to(jpq_jax.pruning(0.1), rho=float("inf"), every=2),
+        "admm_to: got rho=inf",
+    ),
+    "a number for the alternation's budget": (
+        lambda _: jpq_jax.project_alternating(params(), 1000),  # pyright: ignore
+        "project_alternating: got budget=1000, expected a jpq_jax.Budget",
+    ),
     "nothing to mask": (
         lambda _: jpq_jax.mask_updates().init({"bias": jnp.zeros(3)}),
         "no leaf to compress: bias: 1 axis",

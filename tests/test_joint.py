@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ from jpq_jax import (
     rate_bits,
     validate,
 )
-from jpq_jax.projection.joint import Setting, _project
+from jpq_jax.projection.project import Setting, _project
 from jpq_jax.projection.row_major import end_of_first, is_before
 
 SHAPES = {"conv": (3, 3, 4, 8), "dense": (40, 30), "out": (30, 10)}
@@ -151,16 +152,24 @@ def test_what_fits_is_kept_as_it_is(kind: str) -> None:
         np.testing.assert_allclose(codes[name].codebook, again[name].codebook, rtol=1e-6)
 
 
-def best_error(w: np.ndarray, limit: int) -> float:
-    """Over all supports, 1 to 3 bits, and all ways to cut the sorted survivors into as many runs."""
-    best = float((w**2).sum())
-    for bits in (1, 2, 3):
-        for size in range(1, min(len(w), limit // bits) + 1):
-            for kept in itertools.combinations(range(len(w)), size):
-                x = np.sort(w[list(kept)])
-                error = float((w**2).sum() - (x**2).sum()) + cut_error(x, 2**bits)
-                best = min(best, error)
-    return best
+def errors_by_bits(w: np.ndarray) -> dict[int, float]:
+    """Least error by the bits that are spent: over all supports, 1 to 3 bits, and all cuts of the sorted survivors."""
+    squares = float((w**2).sum())
+    errors = {0: squares}
+    for size in range(1, len(w) + 1):
+        for kept in itertools.combinations(range(len(w)), size):
+            x = np.sort(w[list(kept)])
+            for bits in (1, 2, 3):
+                error = squares - float((x**2).sum()) + cut_error(x, 2**bits)
+                errors[bits * size] = min(error, errors.get(bits * size, squares))
+    return errors
+
+
+def best_error(leaves: Sequence[np.ndarray], limit: int) -> float:
+    """Over all ways to share the budget out."""
+    curves = [errors_by_bits(w) for w in leaves]
+    shared = itertools.product(*(curve.items() for curve in curves))
+    return min(sum(e for _, e in part) for part in shared if sum(b for b, _ in part) <= limit)
 
 
 def cut_error(x: np.ndarray, runs: int) -> float:
@@ -174,21 +183,31 @@ def cut_error(x: np.ndarray, runs: int) -> float:
     return least
 
 
-def test_near_the_optimum_of_eight_weights() -> None:
-    """Bits of 1 to 3 are all that eight weights can use. The gap is that of Lloyd's local minima."""
+@pytest.mark.parametrize("sizes", [(8,), (4, 4), (2, 6)])
+def test_near_the_optimum_of_eight_weights(sizes: tuple[int, ...]) -> None:
+    """The bounds that docs/method.md states, of the sum of squares. The gap is that of Lloyd's local minima, and of what no single
+    multiplier reaches; the published alternation's is four times as large.
+    """
     gaps = []
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        w = rng.normal(size=8).astype(np.float32)
+        weights = {
+            str(i): (
+                np.exp(rng.normal() * (len(sizes) > 1)) * rng.normal(size=(2, size // 2))
+            ).astype(np.float32)
+            for i, size in enumerate(sizes)
+        }
         limit = int(rng.integers(2, 17))
-        codes = project({"w": w.reshape(2, 4)}, Budget(bits=limit))
+        codes = project(weights, Budget(bits=limit))
         assert rate_bits(codes) <= limit
-        error = float(((w - np.asarray(dequantize(codes)["w"]).ravel()) ** 2).sum())
-        total = float((w**2).sum())
-        gaps.append((error - best_error(w.astype(np.float64), limit)) / total)
+        dense = dequantize(codes)
+        error = sum(float(((w - np.asarray(dense[k])) ** 2).sum()) for k, w in weights.items())
+        squares = sum(float((w**2).sum()) for w in weights.values())
+        leaves = [w.ravel().astype(np.float64) for w in weights.values()]
+        gaps.append((error - best_error(leaves, limit)) / squares)
     assert min(gaps) > -1e-6
-    assert np.mean(gaps) < 0.03
-    assert max(gaps) < 0.25
+    assert np.mean(gaps) <= 0.006
+    assert max(gaps) <= 0.08
 
 
 def test_equal_weights_are_kept_in_row_major_order() -> None:
@@ -256,6 +275,21 @@ def test_going_on_is_nearly_as_good_as_beginning_anew() -> None:
         None,
     )
     assert float(plan.joint_distortion) <= 1.03 * float(anew.joint_distortion)
+
+
+def test_a_plan_goes_on_from_one_that_no_budget_limited() -> None:
+    """Where all that helps fits, bits have no price: a search that went on from that would give 8 to every weight."""
+    rng = np.random.default_rng(0)
+    two = jnp.asarray(rng.choice([-1.0, 1.0], size=(64, 64)), jnp.float32)
+    many = jnp.asarray(rng.normal(size=(64, 64)), jnp.float32)
+    planner = joint(Budget(ratio=16))
+    replan = jax.jit(planner.replan)
+    cold = replan([many], planner.init([many], plans_of([many]), curved=False), jnp.int32(0), None)
+    plan = replan([two], planner.init([two], plans_of([two]), curved=False), jnp.int32(0), None)
+    assert float(plan.joint_multiplier) == 0
+    for count in range(1, 5):
+        plan = replan([many], plan, jnp.int32(count), None)
+        assert float(plan.joint_distortion) <= 1.1 * float(cold.joint_distortion), count
 
 
 @pytest.mark.parametrize("before", ["zero", "positive"])

@@ -31,8 +31,9 @@ from jpq_jax import (
     rate_bits,
     validate,
 )
-from jpq_jax.allocation.lagrangian import Book, ascending
+from jpq_jax.allocation.lagrangian import ascending
 from jpq_jax.allocation.rates import CodedRate
+from jpq_jax.allocation.spending import Book
 from jpq_jax.granularity import group_mean, group_shape, largest_of, of_group
 
 SHAPES = {"conv": (3, 3, 4, 8), "dense": (40, 24), "out": (24, 8)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, get_args
+import dataclasses
+from typing import ClassVar, Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ class Rate(Protocol):
       flat: whether all values of a codebook have one price.
     """
 
-    flat: bool
+    flat: ClassVar[bool]
 
     def price(
         self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
@@ -43,10 +44,12 @@ class Rate(Protocol):
         ...
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
 class PaperRate:
     """b x nonzeros, as counted by Yang et al., CVPR 2020."""
 
-    flat = True
+    flat: ClassVar[bool] = True
 
     def price(
         self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]
@@ -61,6 +64,8 @@ class PaperRate:
         return bits.astype(jnp.uint32) * summed(counts, slots).astype(jnp.uint32)
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
 class CodedRate:
     """Ideal adaptive code length, positions included.
 
@@ -68,7 +73,7 @@ class CodedRate:
     it takes to learn how frequent it is (Rissanen, 1984).
     """
 
-    flat = False
+    flat: ClassVar[bool] = False
 
     def price(
         self, counts: jax.Array, bits: jax.Array, size: int | jax.Array, slots: tuple[int, ...]

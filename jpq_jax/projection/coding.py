@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jpq_jax.allocation.lagrangian import Fit, Problem, waiting_of
+from jpq_jax.allocation.spending import Fit, Problem
 from jpq_jax.granularity import group_mean, group_shape, of_group
 from jpq_jax.projection.numbering import numbered
 from jpq_jax.projection.row_major import end_of_first, is_before
@@ -50,22 +50,15 @@ def codes_by(
     dtypes: Sequence[str],
 ) -> list[Codes]:
     """Codes of the weights by a fit of their own sketches, exact in the budget."""
-    together = jnp.array(
-        [_group_size(*pair) for pair in zip(sketches.views, treatments, strict=True)], jnp.int32
-    )
-    spare = waiting_of(problem, fit, together).paid
     borders = jnp.stack([fit.spent.at, fit.spent.below], axis=1)
-    codings = jax.vmap(_coding)(fit.levels, problem.leaves, borders, spare, sketches.exponent)
+    codings = jax.vmap(_coding)(
+        fit.levels, problem.leaves, borders, fit.remainder.paid, sketches.exponent
+    )
     columns = zip(sketches.views, treatments, dtypes, strict=True)
     return [
         _leaf_codes(jax.tree.map(lambda x, i=i: x[i], codings), *column)
         for i, column in enumerate(columns)
     ]
-
-
-def _group_size(view: View, treatment: Treatment) -> int:
-    group = group_shape(view.weights.shape, treatment.granularity)
-    return 1 if group is None else math.prod(group)
 
 
 def _coding(

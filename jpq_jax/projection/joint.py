@@ -1,8 +1,7 @@
-"""The joint projection: support, bit-widths and values of all leaves together, in one sketch pass and one assignment pass."""
+"""The joint projection within a step: a plan that is made once, goes on from itself, and is looked up in every step."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,36 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import core as jax_core
 
-from jpq_jax.allocation.lagrangian import (
-    Book,
-    Candidates,
-    Fit,
-    Problem,
-    Start,
-    allocate,
-    ascending,
-    cold_start,
-    gain_of,
-    keeps_order,
-    spend,
-    total,
-    waiting_of,
-)
-from jpq_jax.allocation.rates import VALUE_BITS, RateName, rate_named
-from jpq_jax.plan import (
-    Prepared,
-    Where,
-    limit_of,
-    prepared,
-    scheduled,
-    treatments_of,
-    with_compressed,
-)
+from jpq_jax.allocation.lagrangian import Candidates, Start, allocate, ascending, cold_start
+from jpq_jax.allocation.rates import RateName, rate_named
+from jpq_jax.allocation.spending import Book, Fit, Problem, fit_of, keeps_order, spend, total
+from jpq_jax.plan import limit_of, scheduled, treatments_of
 from jpq_jax.projection.coding import best_scale, codes_by, slots_of_bins
 from jpq_jax.projection.numbering import index_bits
 from jpq_jax.projection.planner import Planner
+from jpq_jax.projection.project import Setting
 from jpq_jax.projection.sized import sized
 from jpq_jax.projection.sketching import Curvature, Sketched, curvature_of, sketched
 from jpq_jax.projection.view import Reference, View, has_classes, unit_norms, view_of
@@ -48,122 +26,9 @@ from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.classes import CLASSES
 from jpq_jax.sketch.logarithmic import BINS, place_of, unit_of
 from jpq_jax.sketch.priced import ALL, ONE, Leaf, Outcome, cells, centroids, outcome
-from jpq_jax.vocabulary import (
-    LEVELS,
-    Budget,
-    Codes,
-    LeafPlan,
-    PyTree,
-    Treatment,
-    check_budget,
-    leaves_with_paths,
-)
+from jpq_jax.vocabulary import LEVELS, Budget, Codes, LeafPlan, check_budget
 
-_ROUNDING = np.float32(1 - 2.0**-18)  # of a rate that is no whole number, summed in float32
 _SPENT = np.float32(0.995)  # of a budget
-
-
-def project(
-    params: PyTree,
-    budget: Budget,
-    *,
-    rate: RateName = "paper",
-    curvature: PyTree | None = None,
-    plan: Where | Sequence[LeafPlan] = None,
-) -> PyTree:
-    """Sparse-quantized codes of `params`, support, bit-widths and values chosen together.
-
-    Solves, by a Lagrangian and Lloyd's algorithm, so to a local minimum,
-
-        min_Q sum_i h_i (w_i - q_i)^2   subject to   rate(Q) <= budget
-
-    over the nonzeros of every leaf l, 2**b_l values of each leaf, and b_l in 1..8. The budget is never exceeded; in
-    the paper metric it is spent to within the bits of a single weight, or group, where more would help; less is used
-    where values come out that no weight takes, so that fewer bits index the others. Of equal weights, or groups, the
-    first in row-major order are kept. Weights below 2**-24 of the largest of their leaf are pruned.
-
-    Args:
-      params: any pytree of arrays.
-      budget: the budget, in bits of the rate.
-      rate: "paper", sum_l b_l nnz_l; or "coded", ideal adaptive code length of the codes, positions included, and of
-        the values: see `rate_bits`.
-      curvature: h, like `params` or with `None` for leaves that are not compressed: what an error of each weight
-        costs, at least 0. Adam's second moment, `optax.tree.get(state, "nu")`, or `diagonal_fisher`. It is rounded to
-        half octaves, and what is 2**-8 of the largest of its leaf or less counts as that. 1 if None.
-      plan: which leaves to compress and how: what `plan_leaves` gives, or takes as `where`.
-
-    Returns:
-      The compressed tree: `params` with `Codes` in place of the compressed leaves.
-
-    Raises:
-      ValueError: nothing to compress, weights that are not finite, or a curvature that does not fit them.
-    """
-    rate_named(rate)
-    check_budget("project", budget)
-    found = prepared(params, budget, plan, capped=rate == "paper")
-    costs = _compressed_curvature(curvature, found)
-    setting = Setting(treatments_of(found.plan), rate)
-    codes = _project(found.leaves, costs, jnp.uint32(found.limit), setting, found.dtypes)
-    return with_compressed(params, found.plan, codes)
-
-
-def _compressed_curvature(curvature: PyTree | None, found: Prepared) -> list[jax.Array] | None:
-    """Of the compressed leaves, checked.
-
-    Raises:
-      ValueError: naming the leaf whose curvature is missing, of another shape, negative or not finite.
-    """
-    if curvature is None:
-        return None
-    given = dict(leaves_with_paths(curvature))
-    costs = []
-    for p, leaf in zip((p for p in found.plan if p.compress), found.leaves, strict=True):
-        cost = given.get(p.path)
-        if cost is None or jnp.shape(cost) != leaf.shape:
-            got = "none" if cost is None else f"one of shape {jnp.shape(cost)}"
-            raise ValueError(f"curvature of leaf {p.path!r}: got {got}, expected {leaf.shape}")
-        cost = jnp.asarray(cost, jnp.float32)
-        if not isinstance(cost, jax_core.Tracer) and not bool(
-            jnp.all(jnp.isfinite(cost) & (cost >= 0))
-        ):
-            raise ValueError(f"curvature of leaf {p.path!r}: expected finite numbers of at least 0")
-        costs.append(cost)
-    return costs
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What does not change: how each compressed leaf is treated, and what the budget counts."""
-
-    treatments: tuple[Treatment, ...]
-    rate: RateName
-
-    def problem(self, sketches: Sketched, limit: jax.Array) -> Problem:
-        rate = rate_named(self.rate)
-        if self.rate != "paper":
-            scales = sum(
-                view.norms.size
-                for view, t in zip(sketches.views, self.treatments, strict=True)
-                if t.scale == "channel"
-            )
-            limit = limit.astype(jnp.float32) * _ROUNDING - VALUE_BITS * scales
-        return Problem(sketches.leaves, sketches.scale, limit, rate)
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _project(
-    leaves: list[jax.Array],
-    curvature: list[jax.Array] | None,
-    limit: jax.Array,
-    setting: Setting,
-    dtypes: tuple[str, ...],
-) -> list[Codes]:
-    weights = [leaf.astype(jnp.float32) for leaf in leaves]
-    sketches = sketched(weights, setting.treatments, curvature)
-    problem = setting.problem(sketches, limit)
-    fit, _ = allocate(problem, cold_start(len(leaves)))
-    return codes_by(fit, problem, sketches, setting.treatments, dtypes)
 
 
 class JointPlan(NamedTuple):
@@ -235,13 +100,13 @@ class JointPlan(NamedTuple):
         setting = self.joint_setting
         sketches = sketched(weights, setting.treatments, curvature, self.joint_norms)
         levels = self.joint_codebook / unit_of(sketches.exponent)[:, None]
-        bits, slot_bits = self.joint_leaf_bits, self.joint_codebook_bits
         problem = setting.problem(sketches, self.joint_limit)
-        held = Fit(levels, bits, slot_bits, spend(problem, Book(levels, slot_bits), bits))
+        book, bits = Book(levels, self.joint_codebook_bits), self.joint_leaf_bits
+        held = fit_of(problem, book, bits, spend(problem, book, bits))
 
         def anew() -> Fit:
             found, _ = allocate(problem, cold_start(len(bits)))
-            is_better = gain_of(problem, found) > gain_of(problem, held)
+            is_better = found.remainder.gain > held.remainder.gain
             return jax.tree.map(lambda a, b: jnp.where(is_better, a, b), found, held)
 
         fit = jax.lax.cond(_is_spent(problem, held), lambda: held, anew)
@@ -320,7 +185,7 @@ def joint(
             levels=plan.joint_levels / unit[:, None],
             slot_bits=plan.joint_slot_bits,
             bits=plan.joint_leaf_bits,
-            is_cold=count == 0,
+            is_cold=(count == 0) | (plan.joint_multiplier == 0),
         )
         problem = setting.problem(sketches, limit)
         fit, candidates = allocate(problem, start)
@@ -338,8 +203,7 @@ def _is_spent(problem: Problem, fit: Fit) -> jax.Array:
         kept = problem.rate.of_leaf(found, bits[None], leaf.size, ONE)[0]
         return kept.astype(jnp.float32) + (paid * bits).astype(jnp.float32)
 
-    paid = waiting_of(problem, fit, jnp.ones_like(fit.bits)).paid
-    used = jax.vmap(of_leaf)(fit.levels, fit.spent.at, paid, problem.leaves)
+    used = jax.vmap(of_leaf)(fit.levels, fit.spent.at, fit.remainder.paid, problem.leaves)
     return jnp.sum(used) >= _SPENT * problem.limit.astype(jnp.float32)
 
 

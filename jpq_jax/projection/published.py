@@ -24,7 +24,7 @@ from jpq_jax.projection.numbering import numbered
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.codebooks import Codebooks, fit_codebooks, nearest_level
 from jpq_jax.sketch.histogram import power_of_two, sketch
-from jpq_jax.vocabulary import LEVELS, MAX_BITS, Budget, Codes, PyTree
+from jpq_jax.vocabulary import LEVELS, MAX_BITS, Budget, Codes, PyTree, check_budget
 
 
 class Quantization(NamedTuple):
@@ -151,6 +151,7 @@ def project_alternating(
         raise ValueError(
             f"got start_bits={start_bits}, rounds={rounds}; expected 1 to {MAX_BITS}, at least 1"
         )
+    check_budget("project_alternating", budget)
     plan, limit, leaves, dtypes = prepared(params, budget, where)
     check_published("project_alternating", plan)
     codes = _alternate(leaves, jnp.uint32(limit), dtypes, start_bits, rounds)

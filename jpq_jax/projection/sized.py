@@ -359,8 +359,9 @@ def _codes(numbers: jax.Array, step: jax.Array, dtype: str) -> Codes:
     @replicated
     def used(numbers: jax.Array) -> jax.Array:
         """[LEVELS] bool, from -LEVELS // 2 on; zero is no value."""
-        found = jnp.zeros(LEVELS, bool).at[numbers.astype(jnp.int32) + LEVELS // 2].set(True)
-        return found.at[LEVELS // 2].set(False)
+        # Counts of shards can be added, where flags would be set from all numbers in one place.
+        counts = jnp.zeros(LEVELS, jnp.int32).at[numbers.astype(jnp.int32) + LEVELS // 2].add(1)
+        return (counts > 0).at[LEVELS // 2].set(False)
 
     values = jnp.arange(-(LEVELS // 2), LEVELS // 2 + 1, dtype=jnp.float32) * step
     code_of, codebook, bits = numbered(values, used(numbers))

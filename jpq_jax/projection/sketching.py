@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jpq_jax.granularity import group_size
 from jpq_jax.projection.view import (
     Reference,
     View,
@@ -74,10 +75,12 @@ def sketched(
         costs.append(cost)
         octaves.append(octave)
     sketch = _stacked(sketches)
+    pairs = [(w.shape, t.granularity) for w, t in zip(weights, treatments, strict=True)]
     leaves = Leaf(
         tails=jax.vmap(tails_of)(sketch, jnp.stack(costs)),
         size=jnp.array([w.size for w in weights], jnp.int32),
         cost=jnp.stack(costs),
+        together=jnp.array([group_size(*pair) for pair in pairs], jnp.int32),
         whole=_flags([has_groups(t) for t in treatments]),
         uniform=_flags([t.grid == "uniform" for t in treatments]),
     )

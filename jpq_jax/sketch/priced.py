@@ -48,6 +48,7 @@ class Leaf(NamedTuple):
       tails: of its sketch.
       size: [] int32, how many weights it has.
       cost: [classes] float32, of a squared error of 1.
+      together: [] int32, how many weights are kept or pruned as one.
       whole: [] bool: a class is kept or pruned as a whole, since its weights are of groups that are. None if that is
         so of no leaf.
       uniform: [] bool: the values are whole multiples of a step. None if that is so of no leaf.
@@ -56,6 +57,7 @@ class Leaf(NamedTuple):
     tails: Tails
     size: jax.Array
     cost: jax.Array
+    together: jax.Array
     whole: jax.Array | None
     uniform: jax.Array | None
 

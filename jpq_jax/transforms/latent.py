@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from jpq_jax.plan import (
 from jpq_jax.projection.planner import Planner, planned
 from jpq_jax.transforms.leaves import (
     check_every,
+    check_strength,
     check_update,
     compressing_plan,
     differences,
@@ -84,8 +84,7 @@ def latent(
       ValueError: an option out of range; in `init`, nothing to compress; in `update`, updates that do not fit the params.
     """
     check_every("latent", every)
-    if isinstance(pull, int | float) and not 0 <= pull < math.inf:
-        raise ValueError(f"latent: got pull={pull}, expected a finite number of at least 0")
+    check_strength("latent", "pull", pull)
     optimizer = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> LatentState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,17 @@ def check_every(name: str, every: Any) -> None:
         return
     if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1:
         raise ValueError(f"{name}: got every={every!r}, expected at least 1, a whole number")
+
+
+def check_strength(name: str, option: str, value: Any) -> None:
+    """Raises ValueError for a number that is not finite or below 0, and for what is neither number nor schedule; arrays are let through."""
+    if callable(value) or (hasattr(value, "dtype") and not isinstance(value, np.generic)):
+        return
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or not 0 <= float(value) < math.inf:
+        raise ValueError(
+            f"{name}: got {option}={value!r}, expected a finite number of at least 0, or a schedule"
+        )
 
 
 def value_at(number: Any, count: jax.Array) -> Any:

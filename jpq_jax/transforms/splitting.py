@@ -19,6 +19,7 @@ from jpq_jax.sharding import replicated
 from jpq_jax.sketch.histogram import power_of_two
 from jpq_jax.transforms.leaves import (
     check_every,
+    check_strength,
     check_update,
     compressing_plan,
     differences,
@@ -106,8 +107,7 @@ def admm_to(
       ValueError: an option out of range; in `init`, nothing to compress; in `update`, updates that do not fit the params.
     """
     check_every("admm_to", every)
-    if isinstance(rho, int | float) and not (0 <= rho < float("inf")):
-        raise ValueError(f"admm_to: got rho={rho}, expected a number of at least 0")
+    check_strength("admm_to", "rho", rho)
     if penalty not in ("proximal", "gradient"):
         raise ValueError(f"admm_to: got penalty={penalty!r}, expected 'proximal' or 'gradient'")
     if penalty == "proximal" and learning_rate is None:
