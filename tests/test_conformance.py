@@ -208,7 +208,7 @@ def expected_of(row: Row) -> tuple[Any, Any]:
 
 
 def assert_within_budget(row: Row, codes: Any) -> None:
-    """Not above it, and not far below; of a few hundred bits or bytes not all can be spent."""
+    """Not above it; and in bits not far below, though of a few hundred not all can be spent."""
     match row.counted:
         case "bytes":
             assert len(jpq_jax.artifact.encode(codes)) <= NBYTES
@@ -216,7 +216,7 @@ def assert_within_budget(row: Row, codes: Any) -> None:
             kernels = [np.asarray(leaf) for leaf in jax.tree.leaves(codes) if leaf.ndim > 1]
             size = sum(leaf.size for leaf in kernels)
             kept = sum(np.count_nonzero(leaf) for leaf in kernels)
-            assert 0.9 * KEEP * size <= kept <= math.ceil(KEEP * size)
+            assert kept <= math.ceil(KEEP * size)  # between plans, weights that shrink are pruned
         case _:
             assert 20 <= jpq_jax.paper_ratio(codes) <= 25
 
