@@ -27,6 +27,7 @@ from jpq_jax import (
     rate_bits,
     validate,
 )
+from jpq_jax.projection import row_major
 from jpq_jax.projection.project import Setting, _project
 from jpq_jax.projection.row_major import end_of_first, is_before
 
@@ -232,6 +233,32 @@ def test_the_first_in_row_major_order(shape: tuple[int, ...], seed: int, data: A
     before = np.asarray(is_before(shape, end_of_first(chosen, jnp.int32(number))))
     assert int((chosen & before).sum()) == number
     assert before.ravel().tolist() == sorted(before.ravel().tolist(), reverse=True)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.sampled_from([(33,), (64,), (7, 9), (3, 5, 7)]),
+    st.sampled_from([0, 0.02, 0.5, 1]),
+    st.integers(0, 2**31),
+    st.data(),
+)
+def test_the_first_are_kept_part_by_part(
+    shape: tuple[int, ...], share: float, seed: int, data: Any
+) -> None:
+    rng = np.random.default_rng(seed)
+    code = rng.integers(0, 100, shape).astype(np.int16)
+    code = np.where(rng.uniform(size=shape) < share, -1 - code, code)
+    waiting = np.flatnonzero(code < 0)
+    number = data.draw(st.integers(min(1, len(waiting)), len(waiting)))
+    expected = np.maximum(code, 0).ravel()
+    expected[waiting[:number]] = -code.ravel()[waiting[:number]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_major, "_ROW", 8)
+        patch.setattr(row_major, "_PART", 32)
+        in_place = row_major.keep_first_in_place(jnp.asarray(code), jnp.int32(number))
+    np.testing.assert_array_equal(in_place, expected.reshape(shape))
+    kept = row_major.keep_first(jnp.asarray(code), jnp.int32(number))
+    np.testing.assert_array_equal(kept, in_place)
 
 
 def test_a_plan_that_goes_on_keeps_to_a_falling_budget() -> None:

@@ -14,7 +14,7 @@ from jax import lax
 from jpq_jax.allocation.spending import Fit, Problem
 from jpq_jax.granularity import group_mean, group_shape, of_group
 from jpq_jax.projection.numbering import numbered
-from jpq_jax.projection.row_major import end_of_first, is_before
+from jpq_jax.projection.row_major import end_of_first, is_before, keep_first
 from jpq_jax.projection.sketching import Sketched
 from jpq_jax.projection.view import View
 from jpq_jax.sharding import lying_like, replicated
@@ -28,15 +28,16 @@ class _Coding(NamedTuple):
 
     Attributes:
       exponent: [] int32, of the view's unit.
-      codes: [classes x (BINS + 1)] int16, the code by class and bin; negative where only some of the weights can be
-        paid for: those that wait between the multiplier and the one just below it.
-      spare: [] int32, how many of them.
+      at: [classes x (BINS + 1)] int16, the code by class and bin at the multiplier.
+      below: the same just below it: where only the latter is not 0, weights wait.
+      spare: [] int32, how many of those can be paid for.
       codebook: [257] float32.
       bits: [] int32.
     """
 
     exponent: jax.Array
-    codes: jax.Array
+    at: jax.Array
+    below: jax.Array
     spare: jax.Array
     codebook: jax.Array
     bits: jax.Array
@@ -71,8 +72,7 @@ def _coding(
     values = centroids(levels, mine, leaf, ONE) * unit_of(exponent)
     code_of_slot, codebook, bits = numbered(values, used)
     at, below = (code_of_slot[slots_of_bins(levels, border, leaf)] for border in borders)
-    codes = jnp.where((at == 0) & (spare > 0), -below, at)
-    return _Coding(exponent, codes, spare, codebook, bits)
+    return _Coding(exponent, at, below, spare, codebook, bits)
 
 
 def slots_of_bins(levels: jax.Array, border: jax.Array, leaf: Leaf) -> jax.Array:
@@ -88,35 +88,41 @@ def slots_of_bins(levels: jax.Array, border: jax.Array, leaf: Leaf) -> jax.Array
 
 
 def _leaf_codes(coding: _Coding, view: View, treatment: Treatment, dtype: str) -> Codes:
-    def look_up(w: jax.Array, coding: _Coding, kind: Any) -> jax.Array:
-        return coding.codes[place_of(w, coding.exponent, kind)]
+    def look_up(w: jax.Array, table: jax.Array, exponent: jax.Array, kind: Any) -> jax.Array:
+        place = place_of(w, exponent, kind)
+        return table.at[place].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
-    code = lying_like(view.weights, look_up)(view.weights, coding, view.kind)
+    # A branch of its own, so that the table is there before it is looked up: fused, it would be made anew for each weight.
+    table = lax.cond(coding.spare > 0, lambda: _waiting_negative(coding), lambda: coding.at)
+    code = lying_like(view.weights, look_up)(view.weights, table, coding.exponent, view.kind)
     if code.size:
-        code = lax.cond(
-            coding.spare > 0,
-            lambda: _with_spare(code, coding.spare, view, treatment),
-            lambda: code,
-        )
+        code = _with_spare(code, coding.spare, view, treatment)
     codes = Codes(code, coding.codebook, coding.bits, dtype)
     if treatment.scale == "leaf":
         return codes
     return dataclasses.replace(codes, scale=_best_scale(code, coding.codebook, view))
 
 
+def _waiting_negative(coding: _Coding) -> jax.Array:
+    return jnp.where(coding.at == 0, -coding.below, coding.at)
+
+
 def _with_spare(code: jax.Array, spare: jax.Array, view: View, treatment: Treatment) -> jax.Array:
     """Of the weights that wait the first are kept, or those of the best groups, of equal ones the first."""
-    waits = code < 0
-    if view.group_importance is None:
-        end = end_of_first(waits, spare)
-        chosen = lying_like(code, lambda code, end: is_before(code.shape, end))(code, end)
-    else:
-        bits = lax.bitcast_convert_type(view.group_importance, jnp.int32)
+    importance = view.group_importance
+    if importance is None:
+        return keep_first(code, spare)
+
+    def kept() -> jax.Array:
+        waits = code < 0
+        bits = lax.bitcast_convert_type(importance, jnp.int32)
         level = _level_of_last(bits, waits, spare)
         best = bits > level
         left = spare - replicated(_count)(waits & best)
         chosen = best | _first_groups(waits & (bits == level), left, treatment)
-    return jnp.where(waits, jnp.where(chosen, -code, 0), code)
+        return jnp.where(waits, jnp.where(chosen, -code, 0), code)
+
+    return lax.cond(spare > 0, kept, lambda: code)
 
 
 def _first_groups(chosen: jax.Array, number: jax.Array, treatment: Treatment) -> jax.Array:

@@ -43,7 +43,9 @@ def project_params(
     """Projected gradient descent: u <- P(p + u) - p. It stands last in a chain.
 
     A weight that is pruned, or at its level, stays there unless a single update carries it over the border to the
-    next: small steps are undone. `latent` lets them add up.
+    next: small steps are undone. `latent` lets them add up. Borders stand still between plans: after the first plan of
+    `pruning`, and while its schedule falls, a weight that shrinks below the smallest one kept is pruned at once, so that fewer
+    than its share may be left; with `every=1` none is lost.
 
     Args:
       planner: makes the plan P, such as `joint(budget)`.
