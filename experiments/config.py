@@ -111,6 +111,9 @@ class Config:
     distill: float = 0.0
     """Share of the loss that is the divergence from what the dense baseline says of an image, in place of its label."""
 
+    norm_batches: int = 0
+    """Batches whose statistics the norms of the compressed model have, in their mean; 0 for those of training."""
+
     dense_epochs: int = 0
     """Epochs of the dense baseline before compression, from --init or from random weights."""
     dense_learning_rate: float = 0.05
@@ -192,6 +195,7 @@ class Config:
             (0 <= self.zoom <= 1, "a zoom of 0 to 1"),
             (self.rho > 0, "a positive rho"),
             (0 <= self.distill <= 1, "a share of distillation from 0 to 1"),
+            (self.norm_batches >= 0, "no negative number of batches"),
             (self.pull >= 0, "a pull of at least 0"),
             (self.clip is None or self.clip > 0, "a positive clip"),
         ):

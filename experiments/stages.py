@@ -38,9 +38,16 @@ def budget_of(config: Config, params: Any) -> jpq_jax.Budget:
 
 
 def stages_of(
-    config: Config, params: Any, steps: int, channel_bits: dict[str, Any] | None = None
+    config: Config,
+    params: Any,
+    steps: int,
+    channel_bits: dict[str, Any] | None = None,
+    besides: int | None = None,
 ) -> list[Stage]:
-    """The stages of a run. steps: optimizer steps in an epoch. channel_bits: for the method channelwise."""
+    """The stages of a run.
+
+    steps: optimizer steps in an epoch. channel_bits: for the method channelwise. besides: see `jpq_jax.joint`.
+    """
     stages = []
     if config.dense_epochs:
         schedule = _schedule(config.dense_learning_rate, steps, config.dense_epochs * steps)
@@ -51,7 +58,7 @@ def stages_of(
         return [*stages, *_ye(config, steps)]
     for density, bits in (*config.before, (config.density, config.bits)):
         budget = dataclasses.replace(config, density=density, bits=bits, before=())
-        compression = _compression(budget, params, steps, channel_bits)
+        compression = _compression(budget, params, steps, channel_bits, besides)
         stages.append(Stage("compress", config.epochs * steps, compression))
     if config.finetune_epochs:
         stages.append(_FINE_TUNING[config.method](config, steps))
@@ -59,7 +66,11 @@ def stages_of(
 
 
 def _compression(
-    config: Config, params: Any, steps: int, channel_bits: dict[str, Any] | None
+    config: Config,
+    params: Any,
+    steps: int,
+    channel_bits: dict[str, Any] | None,
+    besides: int | None,
 ) -> optax.GradientTransformationExtraArgs:
     schedule = _schedule(config.learning_rate, config.warmup_epochs * steps, config.epochs * steps)
     if config.method == "admm":
@@ -74,19 +85,20 @@ def _compression(
     if config.method == "channelwise":
         planner = jpq_jax.channelwise(channel_bits or {})
     else:
-        planner = _planner(config, params, steps)
+        planner = _planner(config, params, steps, besides)
     return jpq_jax.latent(
         _inner(config, schedule), planner, every=config.replan_every, pull=config.pull
     )
 
 
-def _planner(config: Config, params: Any, steps: int) -> jpq_jax.Planner:
+def _planner(config: Config, params: Any, steps: int, besides: int | None) -> jpq_jax.Planner:
     if config.method == "clustering":
         return jpq_jax.clustering(config.bits or 1, zero=config.zero)
     if config.method == "pruning":
         return _pruning(config, steps)
     budget = budget_of(config, params)
-    return jpq_jax.joint(budget, budget_schedule=_ramp(config, budget, params, steps))
+    ramp = _ramp(config, budget, params, steps)
+    return jpq_jax.joint(budget, budget_schedule=ramp, besides=besides)
 
 
 def _ye(config: Config, steps: int) -> list[Stage]:

@@ -19,19 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import jpq_jax
 from experiments import checkpoints, processes
+from experiments.augmented import augmented
 from experiments.beginning import Bits
 from experiments.config import Config
-from experiments.data import (
-    Dataset,
-    Part,
-    normalize,
-    random_flip,
-    random_shift,
-    random_turn,
-)
+from experiments.data import Dataset, Part, normalize
 from experiments.data.imagenet import batches as streamed_batches
 from experiments.evaluate import count_kernels
 from experiments.model import Model, accuracy, joined
+from experiments.norms import in_few_digits, seen_by_norms
 from experiments.stages import DENSE, FINE_TUNE, stages_of
 from jpq_jax.recipe import Stage, started
 
@@ -84,7 +79,7 @@ def step_function(
     loss = _loss_function(model, dataset, config.distill, teacher)
 
     def step(trained: Trained, images: jax.Array, labels: jax.Array, key: jax.Array):
-        seen = _augmented(config, key, images)
+        seen = augmented(config, key, images)
         gradient = jax.value_and_grad(loss, has_aux=True)
         (value, statistics), gradients = gradient(
             trained.params, trained.statistics, seen, labels, jax.random.fold_in(key, 3)
@@ -190,16 +185,6 @@ def _loss_function(
     return loss
 
 
-def _augmented(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
-    if config.turn or config.zoom:
-        images = random_turn(jax.random.fold_in(key, 2), images, config.turn, config.zoom)
-    if config.shift:
-        images = random_shift(key, images, config.shift)
-    if config.flip:
-        images = random_flip(jax.random.fold_in(key, 1), images)
-    return images
-
-
 def train(
     config: Config,
     model: Model,
@@ -217,9 +202,9 @@ def train(
       FloatingPointError: if the loss is no longer finite.
     """
     steps = dataset.train.size // config.batch_size
-    stages = stages_of(config, model.params, steps, bits)
+    stages = stages_of(config, model.params, steps, bits, _besides(config, model))
     ends = list(itertools.accumulate(stage.steps // steps for stage in stages))
-    run_of = _runs(config, model, dataset)
+    run_of, norms = _runs(config, model, dataset), seen_by_norms(model, dataset, config)
     store = checkpoints.Checkpoints(workdir / "checkpoints")
     done, history = store.latest(), []
     stage = stages[bisect.bisect_right(ends, max(done - 1, 0))]
@@ -244,7 +229,7 @@ def train(
                     f"training diverged in epoch {epoch + 1} (loss {float(loss)}); lower the learning rate"
                 )
             snapshot = snapshot._replace(**trained._asdict())
-            snapshot, measured = _measure(config, stage, snapshot, history, model, dataset)
+            snapshot, measured = _measure(config, stage, snapshot, history, model, dataset, norms)
             row = {"epoch": epoch + 1, "stage": stage.name, "loss": float(loss), **measured}
             history.append({**row, "seconds": round(time.monotonic() - started_at, 2)})
             store.save(epoch + 1, _shared(snapshot), history)
@@ -324,6 +309,7 @@ def _measure(
     history: History,
     model: Model,
     dataset: Dataset,
+    norms: Callable[[Any, Any], Any],
 ) -> tuple[Snapshot, dict[str, Any]]:
     """Accuracy on the validation split, of the compressed params where there are any; keeps the best epoch, or the last."""
     if stage.name == DENSE:
@@ -331,10 +317,7 @@ def _measure(
         reached = accuracy(model, variables, dataset, dataset.validation)
         return snapshot, {"validation_accuracy": reached}
 
-    def of_file(codes: Any) -> Any:
-        return joined(codes, snapshot.statistics)
-
-    codes = of_file(jpq_jax.finalize(snapshot.params, snapshot.opt_state, file=of_file))
+    codes = _finalized(config, snapshot, norms)
     reached = accuracy(model, jpq_jax.dequantize(codes), dataset, dataset.validation)
     best = int(snapshot.best_epoch)
     # Of equals the later one, which has settled more.
@@ -348,6 +331,28 @@ def _measure(
         "bits": [rate.bits for rate in jpq_jax.account(codes) if rate.compressed],
         "file_bytes_ideal": round(jpq_jax.rate_bits(codes, "file") / 8),
     }
+
+
+def _finalized(config: Config, snapshot: Snapshot, norms: Callable[[Any, Any], Any]) -> Any:
+    """Codes of the params and statistics that go with them, as they are saved."""
+    if config.nbytes is None:
+        codes = jpq_jax.finalize(snapshot.params, snapshot.opt_state)
+        return joined(codes, norms(jpq_jax.dequantize(codes), snapshot.statistics))
+    # The statistics count in the file, so they come first: of the params, which are by the plan in force.
+    statistics = in_few_digits(norms(snapshot.params, snapshot.statistics))
+
+    def of_file(codes: Any) -> Any:
+        return joined(codes, statistics)
+
+    return of_file(jpq_jax.finalize(snapshot.params, snapshot.opt_state, file=of_file))
+
+
+def _besides(config: Config, model: Model) -> int | None:
+    """Bytes of a file without any weights, where a budget in bytes has statistics to pay for."""
+    if config.nbytes is None or not jax.tree.leaves(model.statistics):
+        return None
+    nothing = jax.tree.map(jnp.zeros_like, model.params)
+    return jpq_jax.artifact.file_bytes(joined(nothing, in_few_digits(model.statistics)))
 
 
 def _progress(console: Console) -> Progress:

@@ -19,6 +19,7 @@ COMMON = Config(
     epochs=12,
     learning_rate=0.05,
     weight_decay=1e-4,
+    norm_batches=64,
 )
 
 _PRUNING = dataclasses.replace(

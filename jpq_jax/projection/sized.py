@@ -49,6 +49,7 @@ _FINEST = 6.0  # bits a weight that a first plan is made for at most
 _FIRST_ROUNDS, _FIRST_OCTAVES, _FIRST_HALVINGS = 4, 6.0, 12
 _OCTAVES, _HALVINGS = 1.0, 7  # from one plan to the next
 _NEAR = 1.0  # octaves of the price within which a plan's own prices are used
+_CLOSE = 0.5  # and its steps
 _LARGEST_STEP = 2.0**120  # of which float32 has all multiples
 _HEADER, _LEAF = 20, 13  # bytes of a file, and of each leaf, besides its numbers
 
@@ -147,10 +148,15 @@ class SizedPlan(NamedTuple):
 
 
 def at_price(plan: SizedPlan, weights: Sequence[jax.Array], octaves: jax.Array) -> SizedPlan:
-    """The plan with a price of a bit so many octaves higher. Far from its own, it is made anew: its prices say nothing there."""
+    """The plan with a price of a bit so many octaves higher.
+
+    Close to its own it keeps its steps: the params have been trained at their multiples, and at those of another step would be as
+    far off as if they had not. Far from it, it is made anew: its prices say nothing there.
+    """
     is_far = jnp.abs(octaves) > _NEAR
-    plan = _dearer(_weighted(plan, weights), octaves)
-    plan = _begun(plan, plan.sized_multiplier, is_far)
+    within = jnp.clip(octaves, -_CLOSE, _CLOSE)
+    plan = _dearer(_weighted(plan, weights), octaves - within)
+    plan = _begun(plan, plan.sized_multiplier * jnp.exp2(within), is_far)
 
     def again(_: int, plan: SizedPlan) -> SizedPlan:
         return _learned(plan, weights)[0]
