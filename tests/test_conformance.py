@@ -34,6 +34,8 @@ class Row(NamedTuple):
     budgeted: it compresses, to a twentieth; otherwise it only shapes updates.
     counted: what the budget is of: bits in the paper metric, "weights" that are kept, or "bytes" of the file, then `NBYTES`.
     searching: fields of the state that only guide the next search: between values of equal merit rounding decides.
+    of_planner: it stands for its planner, whose programs take long to compile: only what may depend on the plan is
+      looked at, since the transformation has a row with another planner.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Row(NamedTuple):
     budgeted: bool = True
     counted: str = "bits"
     searching: tuple[str, ...] = ()
+    of_planner: bool = False
 
     def make(self, **options: Any) -> optax.GradientTransformationExtraArgs:
         return self.factory(**self.options | options)
@@ -61,6 +64,11 @@ SGD = optax.sgd(RATE, momentum=0.9)
 
 def latent(pull: Any, budget_schedule: Any = None, every: int = 2, where: Any = None) -> Any:
     """With the budget's schedule among the options, which is the planner's."""
+    planner = jpq_jax.pruning(KEEP, keep_schedule=budget_schedule)
+    return jpq_jax.latent(SGD, planner, every=every, where=where, pull=pull)
+
+
+def latent_joint(pull: Any, budget_schedule: Any = None, every: int = 2, where: Any = None) -> Any:
     planner = jpq_jax.joint(BUDGET, budget_schedule=budget_schedule)
     return jpq_jax.latent(SGD, planner, every=every, where=where, pull=pull)
 
@@ -112,7 +120,17 @@ TABLE = [
         "whole",
         "pull",
         of_params="latents",
+        counted="weights",
+    ),
+    Row(
+        "latent-joint",
+        latent_joint,
+        {"every": 2, "pull": 0.125},
+        "whole",
+        "pull",
+        of_params="latents",
         searching=("joint_levels", "joint_slot_bits"),
+        of_planner=True,
     ),
     Row(
         "latent-in-bytes",
@@ -122,6 +140,7 @@ TABLE = [
         "pull",
         of_params="latents",
         counted="bytes",
+        of_planner=True,
     ),
     Row(
         "project-params",
@@ -162,6 +181,7 @@ def rows(**having: Any) -> pytest.MarkDecorator:
 
 every_row = rows()
 every_budget = rows(budgeted=True)
+every_transformation = rows(of_planner=False)
 
 
 def chained(row: Row, **options: Any) -> optax.GradientTransformationExtraArgs:
@@ -247,7 +267,7 @@ def test_needs_params(row: Row) -> None:
         optimizer.update(gradients(params), optimizer.init(params))
 
 
-@every_row
+@every_transformation
 def test_lets_unknown_extra_arguments_pass(row: Row) -> None:
     params = make_params()
     optimizer = chained(row)
@@ -283,7 +303,7 @@ def test_traces_once(row: Row) -> None:
         params = optax.apply_updates(params, updates)
 
 
-@every_row
+@every_transformation
 def test_donated_state_and_params(row: Row) -> None:
     optimizer = chained(row)
 
@@ -301,7 +321,7 @@ def test_donated_state_and_params(row: Row) -> None:
     chex.assert_trees_all_equal(params, kept)
 
 
-@every_row
+@every_transformation
 def test_multi_steps(row: Row) -> None:
     params = make_params()
     optimizer = optax.MultiSteps(chained(row), every_k_schedule=2)
@@ -312,7 +332,7 @@ def test_multi_steps(row: Row) -> None:
         assert_within_budget(row, jpq_jax.finalize(reached, state))
 
 
-@every_row
+@every_transformation
 def test_inject_hyperparams(row: Row) -> None:
     params = make_params()
     options = row.options | {"where": lambda path, _: path.endswith("kernel")}
@@ -337,7 +357,7 @@ def test_inject_budget_schedule(row: Row) -> None:
     assert_same(run(injected, params)[0], run(row.make(budget_schedule=ramp), params)[0])
 
 
-@rows(number=True)
+@rows(number=True, of_planner=False)
 def test_schedules(row: Row) -> None:
     params = make_params()
     assert row.number
@@ -362,7 +382,7 @@ def test_partition(row: Row) -> None:
     chex.assert_trees_all_equal(codes["dense"], reached["dense"])
 
 
-@every_budget
+@rows(budgeted=True, of_planner=False)
 def test_two_partitions_with_budgets_of_their_own(row: Row) -> None:
     params = make_params()
     groups = {"conv": chained(row), "dense": chained(row)}
@@ -372,7 +392,7 @@ def test_two_partitions_with_budgets_of_their_own(row: Row) -> None:
         assert_within_budget(row, part)
 
 
-@every_row
+@every_transformation
 @pytest.mark.parametrize("how", ["tree", "callable"])
 def test_masked(row: Row, how: str) -> None:
     params = make_params()
@@ -387,7 +407,7 @@ def test_masked(row: Row, how: str) -> None:
         chex.assert_trees_all_equal(codes["dense"], reached["dense"])
 
 
-@every_row
+@every_transformation
 def test_where_is_a_mask_or_a_predicate(row: Row) -> None:
     params = make_params()
     by_mask = chained(row, where={"conv": {"kernel": True, "bias": False}, "dense": False})
@@ -494,7 +514,7 @@ def as_equinox(params: Any) -> Any:
 TREES = {"nnx": as_nnx, "linen": as_linen, "equinox": as_equinox}
 
 
-@every_row
+@every_transformation
 @pytest.mark.parametrize("convert", TREES.values(), ids=TREES)
 def test_any_pytree(row: Row, convert: Callable[[Any], Any]) -> None:
     params = make_params()
