@@ -13,7 +13,7 @@ import pytest
 import jpq_jax
 from jpq_jax import Budget, artifact, finalize, joint, latent, leaves_with_paths
 from jpq_jax.projection import lines
-from jpq_jax.projection.sized import Setting
+from jpq_jax.projection.sized import Setting, SizedPlan, at_price
 
 SHAPES = {"conv": (3, 3, 8, 16), "dense": (100, 40), "out": (40, 10)}
 
@@ -239,6 +239,26 @@ def test_what_else_is_saved_counts() -> None:
     codes = finalize(params, state, file=saved)
     assert 1400 <= len(artifact.encode(saved(codes))) <= 1500
     assert len(artifact.encode(codes)) < 1200
+
+
+def test_at_a_price_close_by_the_multiples_that_were_trained_stay() -> None:
+    _, state = trained(net(), 1500)
+    plan, latents = state.latent_plan, jax.tree.leaves(state.latents)
+
+    def nonzeros(at: SizedPlan) -> int:
+        return sum(int(np.count_nonzero(numbers)) for numbers in at.numbers(latents))
+
+    dearer = jax.jit(at_price)(plan, latents, 0.4)
+    np.testing.assert_array_equal(dearer.sized_steps, plan.sized_steps)
+    assert nonzeros(dearer) < nonzeros(plan)
+    further = jax.jit(at_price)(plan, latents, 0.9)
+    for w, step, before, numbers in zip(
+        latents, further.sized_steps, plan.sized_steps, further.numbers(latents), strict=True
+    ):
+        error = float(jnp.sum((w - step * numbers.astype(jnp.float32)) ** 2))
+        scaled = float(jnp.sum((w - before * 2**0.45 * numbers.astype(jnp.float32)) ** 2))
+        assert error <= 1.02 * scaled, "steps fit the numbers, they are not scaled with the price"
+    assert nonzeros(further) < nonzeros(dearer)
 
 
 def test_besides_leaves_room_for_it() -> None:

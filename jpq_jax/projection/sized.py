@@ -153,10 +153,11 @@ def at_price(plan: SizedPlan, weights: Sequence[jax.Array], octaves: jax.Array) 
     Close to its own it keeps its steps: the params have been trained at their multiples, and at those of another step would be as
     far off as if they had not. Far from it, it is made anew: its prices say nothing there.
     """
-    is_far = jnp.abs(octaves) > _NEAR
-    within = jnp.clip(octaves, -_CLOSE, _CLOSE)
-    plan = _dearer(_weighted(plan, weights), octaves - within)
-    plan = _begun(plan, plan.sized_multiplier * jnp.exp2(within), is_far)
+    size = jnp.abs(octaves)
+    is_far, plan = size > _NEAR, _weighted(plan, weights)
+    steps = jnp.where(size > _CLOSE, _fitted(_dearer(plan, octaves), weights), plan.sized_steps)
+    plan = plan._replace(sized_steps=steps)
+    plan = _begun(plan, plan.sized_multiplier * jnp.exp2(octaves), is_far)
 
     def again(_: int, plan: SizedPlan) -> SizedPlan:
         return _learned(plan, weights)[0]
@@ -276,6 +277,25 @@ def _short(plan: SizedPlan, steps: jax.Array) -> jax.Array:
     return bounded.astype(jnp.bfloat16).astype(jnp.float32)
 
 
+def _fitted(plan: SizedPlan, weights: Sequence[jax.Array]) -> jax.Array:
+    """[leaves]: steps of least error for the plan's own numbers."""
+
+    @replicated
+    def of_leaf(w: jax.Array, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+        known = numbers.astype(jnp.float32)
+        return jnp.sum(known * w), jnp.sum(known * known)
+
+    pairs = zip(weights, plan.sized_units, plan.numbers(weights), strict=True)
+    found = [of_leaf(w / unit, numbers) for w, unit, numbers in pairs]
+    return _best_steps(plan, *(jnp.stack(sums) for sums in zip(*found, strict=True)))
+
+
+def _best_steps(plan: SizedPlan, products: jax.Array, squares: jax.Array) -> jax.Array:
+    """products: [leaves], of numbers and weights; squares: [leaves], of numbers."""
+    best = plan.sized_units * products / jnp.where(squares > 0, squares, 1)
+    return jnp.where(squares > 0, _short(plan, best), _balanced(plan))
+
+
 def _learned(plan: SizedPlan, weights: Sequence[jax.Array]) -> tuple[SizedPlan, jax.Array]:
     """The plan with lines, prices and steps of its own numbers, and what the codec takes beyond their prices, in bits."""
 
@@ -290,11 +310,10 @@ def _learned(plan: SizedPlan, weights: Sequence[jax.Array]) -> tuple[SizedPlan, 
     pairs = zip(weights, plan.sized_units, plan.numbers(weights), strict=True)
     found = [of_leaf(w / unit, numbers) for w, unit, numbers in pairs]
     lines, each_counts, products, squares = zip(*found, strict=True)
-    counts, square = jnp.stack(each_counts), jnp.stack(squares)
+    counts = jnp.stack(each_counts)
     prices = jax.vmap(prices_of)(counts)
     beyond = jnp.sum(jax.vmap(learned_bits)(counts)) - jnp.sum(counts * prices)
-    best = plan.sized_units * jnp.stack(products) / jnp.where(square > 0, square, 1)
-    steps = jnp.where(square > 0, _short(plan, best), _balanced(plan))
+    steps = _best_steps(plan, jnp.stack(products), jnp.stack(squares))
     plan = plan._replace(sized_lines=lines, sized_prices=prices, sized_steps=steps)
     return plan, beyond + sum((lines_bits(of_leaf) for of_leaf in lines), jnp.float32(0))
 
