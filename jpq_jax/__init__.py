@@ -4,6 +4,7 @@ params --sketch--> distortion tables --allocate--> bits, support --project--> Co
 """
 
 from jpq_jax import artifact as artifact
+from jpq_jax import recipe as recipe
 from jpq_jax.checkpoint import read_checkpoint as read_checkpoint
 from jpq_jax.checkpoint import write_safetensors as write_safetensors
 from jpq_jax.finalize import finalize as finalize
@@ -104,6 +105,7 @@ __all__ = [
     "pruning",
     "rate_bits",
     "read_checkpoint",
+    "recipe",
     "shrink",
     "validate",
     "write_safetensors",

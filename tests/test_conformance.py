@@ -582,8 +582,16 @@ SPECS = {
 
 
 @every_row
-@pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto])
-def test_eight_devices_equal_one(row: Row, axis_type: AxisType) -> None:
+def test_eight_devices_equal_one(row: Row) -> None:
+    assert_eight_devices_equal_one(row, AxisType.Explicit)
+
+
+@every_transformation
+def test_eight_devices_that_the_compiler_places_equal_one(row: Row) -> None:
+    assert_eight_devices_equal_one(row, AxisType.Auto)
+
+
+def assert_eight_devices_equal_one(row: Row, axis_type: AxisType) -> None:
     params = make_params()
     expected, expected_state = expected_of(row)
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axis_type,) * 2)
