@@ -94,7 +94,7 @@ def test_never_above_the_budget_and_all_of_it_where_more_would_help(kind: str, b
         assert rate_bits(codes) >= min(0.995 * bits, bits - 8)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(
     st.integers(0, 2**31),
     st.sampled_from(KINDS),
