@@ -33,7 +33,15 @@ PRESETS = {
     "default": _COMMON,
     "pruning": _PRUNING,
     "clustering": dataclasses.replace(
-        _PRUNING, method="clustering", density=None, bits=1, zero=False, epochs=60, ramp_epochs=0
+        _PRUNING,
+        method="clustering",
+        density=None,
+        bits=1,
+        zero=False,
+        epochs=60,
+        ramp_epochs=0,
+        learning_rate=3e-3,  # with two values of its 784 inputs the first layer diverges at ten times that
+        distill=0.5,
     ),
     "joint": dataclasses.replace(_PRUNING, method="joint", density=None, ratio=1500),
 }
