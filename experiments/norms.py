@@ -31,7 +31,7 @@ def seen_by_norms(model: Model, dataset: Dataset, config: Config) -> Callable[[A
     @jax.jit
     def one(params: Any, statistics: Any, images: jax.Array, key: jax.Array) -> Any:
         shown = normalize(augmented(config, key, images), dataset.mean, dataset.std)
-        return model.seen(params, statistics, shown)[1]
+        return model.seen(params, statistics, shown, jax.random.fold_in(key, 3))[1]
 
     def over_batches(params: Any, statistics: Any) -> Any:
         number = _FORGOTTEN + config.norm_batches

@@ -303,7 +303,7 @@ def test_traces_once(row: Row) -> None:
         params = optax.apply_updates(params, updates)
 
 
-@every_transformation
+@every_row
 def test_donated_state_and_params(row: Row) -> None:
     optimizer = chained(row)
 
@@ -382,7 +382,7 @@ def test_partition(row: Row) -> None:
     chex.assert_trees_all_equal(codes["dense"], reached["dense"])
 
 
-@rows(budgeted=True, of_planner=False)
+@every_budget
 def test_two_partitions_with_budgets_of_their_own(row: Row) -> None:
     params = make_params()
     groups = {"conv": chained(row), "dense": chained(row)}

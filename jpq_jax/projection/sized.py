@@ -153,9 +153,9 @@ def at_price(plan: SizedPlan, weights: Sequence[jax.Array], octaves: jax.Array) 
     Close to its own it keeps its steps: the params have been trained at their multiples, and at those of another step would be as
     far off as if they had not. Far from it, it is made anew: its prices say nothing there.
     """
-    size = jnp.abs(octaves)
-    is_far, plan = size > _NEAR, _weighted(plan, weights)
-    steps = jnp.where(size > _CLOSE, _fitted(_dearer(plan, octaves), weights), plan.sized_steps)
+    away = jnp.abs(octaves)
+    is_far, plan = away > _NEAR, _weighted(plan, weights)
+    steps = jnp.where(away > _CLOSE, _fitted(_dearer(plan, octaves), weights), plan.sized_steps)
     plan = plan._replace(sized_steps=steps)
     plan = _begun(plan, plan.sized_multiplier * jnp.exp2(octaves), is_far)
 
