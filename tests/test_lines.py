@@ -52,7 +52,7 @@ def test_bits_are_about_those_of_the_codec(shape: tuple[int, ...], price: float)
     found = at(w, price * float((w**2).mean()))
     known = lines.lines_of(jnp.asarray(found.numbers))
     counts = lines.counts_of(jnp.asarray(found.numbers), lines.classes_of(known))
-    bits = float(lines.learned_bits(counts) + lines.lines_bits(known))
+    bits = float(lines.learned_bits(counts) + lines.lines_bits([known]))
     most = (
         1.05 if np.abs(found.numbers).max() <= lines.REACH else 1.15
     )  # which share a price beyond

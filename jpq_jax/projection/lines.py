@@ -106,18 +106,21 @@ def learned_bits(counts: jax.Array) -> jax.Array:
     return jnp.sum(nats(after) - nats(before)) / np.float32(np.log(2))
 
 
-def lines_bits(lines: Lines) -> jax.Array:
-    """Of their exponents, about, which the codec writes: [] float32."""
-    bits, shape = jnp.float32(0), [exponents.size for exponents in lines.exponents]
-    for exponents in lines.exponents:
-        if not _is_told_apart(exponents.size, shape):
-            continue
-        place = jnp.clip(exponents, -_TOP, _TOP) + _TOP
-        counts = jnp.zeros(2 * _TOP + 1, jnp.int32).at[place].add(1)
-        some = counts.astype(jnp.float32)
-        entropy = jnp.sum(some * jnp.log2(exponents.size / jnp.maximum(some, 1)))
-        bits += jnp.where(jnp.any(exponents != exponents[0]), entropy + _LINE_BITS, 0)
-    return bits
+def lines_bits(leaves: Sequence[Lines]) -> jax.Array:
+    """Of all their exponents, about, which the codec writes: [] float32."""
+    axes = []
+    for lines in leaves:
+        shape = [exponents.size for exponents in lines.exponents]
+        axes += [e for e in lines.exponents if _is_told_apart(e.size, shape)]
+    if not axes:
+        return jnp.float32(0)
+    place = jnp.clip(jnp.concatenate(axes), -_TOP, _TOP) + _TOP
+    axis_of = np.repeat(np.arange(len(axes)), [exponents.size for exponents in axes])
+    lengths = np.array([exponents.size for exponents in axes], np.float32)
+    counts = jnp.zeros((len(axes), 2 * _TOP + 1), jnp.float32).at[axis_of, place].add(1)
+    of_line = jnp.log2(lengths[:, None] / jnp.maximum(counts, 1))
+    entropy = jnp.sum(counts * of_line, axis=1)
+    return jnp.sum(jnp.where(jnp.max(counts, axis=1) < lengths, entropy + _LINE_BITS, 0))
 
 
 def _learned(counts: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -20,6 +20,7 @@ import optax
 from jax import lax
 
 from jpq_jax.plan import scheduled
+from jpq_jax.projection.alike import each_lying_like, each_replicated
 from jpq_jax.projection.lines import (
     BALANCE,
     CLASSES,
@@ -127,24 +128,25 @@ class SizedPlan(NamedTuple):
         """[...] int16 for each leaf: those of least error plus price."""
 
         def choose(
-            w: jax.Array, step: jax.Array, lines: Lines, prices: jax.Array, multiplier: jax.Array
+            w: jax.Array,
+            unit: jax.Array,
+            step: jax.Array,
+            lines: Lines,
+            prices: jax.Array,
+            weight: jax.Array,
         ) -> jax.Array:
-            return cheapest(w, step, classes_of(lines), prices, multiplier, _MOST)
+            price = self.sized_multiplier / weight
+            return cheapest(w / unit, step / unit, classes_of(lines), prices, price, _MOST)
 
-        return [
-            lying_like(w, choose)(
-                w / unit, step / unit, lines, prices, self.sized_multiplier / weight
-            )
-            for w, unit, step, lines, prices, weight in zip(
-                weights,
-                self.sized_units,
-                self.sized_steps,
-                self.sized_lines,
-                self.sized_prices,
-                self.sized_weights,
-                strict=True,
-            )
-        ]
+        return each_lying_like(
+            choose,
+            weights,
+            self.sized_units,
+            self.sized_steps,
+            self.sized_lines,
+            self.sized_prices,
+            self.sized_weights,
+        )
 
 
 def at_price(plan: SizedPlan, weights: Sequence[jax.Array], octaves: jax.Array) -> SizedPlan:
@@ -212,13 +214,11 @@ def sized(
         octaves = jnp.where(is_first, _FIRST_OCTAVES, _OCTAVES)
         halvings = jnp.where(is_first, _FIRST_HALVINGS, _HALVINGS)
 
-        def improve(_: int, last: tuple[SizedPlan, jax.Array]) -> tuple[SizedPlan, jax.Array]:
-            plan, beyond = _learned(last[0], weights)
-            return _searched(plan, beyond, weights, limit, octaves, halvings), beyond
+        def improve(_: int, plan: SizedPlan) -> SizedPlan:
+            plan, beyond = _learned(plan, weights)
+            return _searched(plan, beyond, weights, limit, octaves, halvings)
 
-        rounds = jnp.where(is_first, _FIRST_ROUNDS, 1)
-        plan, beyond = lax.fori_loop(0, rounds, improve, (plan, jnp.float32(0)))
-        return _described(plan, beyond, weights)
+        return lax.fori_loop(0, jnp.where(is_first, _FIRST_ROUNDS, 1), improve, plan)
 
     return Planner(init, replan, rounds=True)
 
@@ -229,32 +229,28 @@ def _no_lines(shape: tuple[int, ...]) -> Lines:
 
 def _weighted(plan: SizedPlan, weights: Sequence[jax.Array]) -> SizedPlan:
     """With units and weights of the errors as of these weights."""
-    setting = plan.sized_setting
+    norms, alike = plan.sized_setting.norms, dict.fromkeys(plan.sized_setting.norms)
+    group_of = np.array([list(alike).index(norm) for norm in norms])
+    is_norm = np.array([norm is not None for norm in alike])
 
-    @replicated
-    def scales(weights: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        def of(norm: int | None) -> tuple[jax.Array, jax.Array]:
-            alike = [w for w, other in zip(weights, setting.norms, strict=True) if other == norm]
-            largest = jnp.stack([jnp.max(jnp.abs(w), initial=0) for w in alike])
-            unit = power_of_two(jnp.max(largest))
-            squares = jnp.stack([jnp.sum((w / unit) ** 2) for w in alike])
-            sizes = np.maximum([w.size for w in alike], 1).astype(np.float32)
-            if norm is None:
-                return unit, jnp.sum(squares) / np.sum(sizes)
-            return unit, jnp.max(squares / sizes) / _STRICTER
-
-        found = {norm: of(norm) for norm in dict.fromkeys(setting.norms)}
-        units, means = zip(*(found[norm] for norm in setting.norms), strict=True)
-        mean = jnp.stack(means)
-        return jnp.stack(units), 1 / jnp.where(mean > 0, mean, 1)
-
-    @replicated
     def largest(w: jax.Array) -> jax.Array:
         return jnp.max(jnp.abs(w), initial=0)
 
-    units, errors = scales(weights)
-    finest = jnp.stack([largest(w) for w in weights]) / _MOST
-    return plan._replace(sized_units=units, sized_weights=errors, sized_finest=finest)
+    def squares(w: jax.Array, unit: jax.Array) -> jax.Array:
+        return jnp.sum((w / unit) ** 2)
+
+    most = jnp.stack(each_replicated(largest, weights))
+    units = power_of_two(jnp.zeros(len(alike), jnp.float32).at[group_of].max(most))[group_of]
+    sums = jnp.stack(each_replicated(squares, weights, units))
+    sizes = np.maximum([w.size for w in weights], 1).astype(np.float32)
+    no_groups = jnp.zeros(len(alike), jnp.float32)
+    of_norms = no_groups.at[group_of].max(sums / sizes) / _STRICTER
+    of_kernels = no_groups.at[group_of].add(sums) / no_groups.at[group_of].add(sizes)
+    means = jnp.where(is_norm, of_norms, of_kernels)
+    errors = 1 / jnp.where(means > 0, means, 1)
+    return plan._replace(
+        sized_units=units, sized_weights=errors[group_of], sized_finest=most / _MOST
+    )
 
 
 def _begun(plan: SizedPlan, multiplier: jax.Array, anew: jax.Array) -> SizedPlan:
@@ -280,13 +276,11 @@ def _short(plan: SizedPlan, steps: jax.Array) -> jax.Array:
 def _fitted(plan: SizedPlan, weights: Sequence[jax.Array]) -> jax.Array:
     """[leaves]: steps of least error for the plan's own numbers."""
 
-    @replicated
-    def of_leaf(w: jax.Array, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def of_leaf(w: jax.Array, unit: jax.Array, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
         known = numbers.astype(jnp.float32)
-        return jnp.sum(known * w), jnp.sum(known * known)
+        return jnp.sum(known * (w / unit)), jnp.sum(known * known)
 
-    pairs = zip(weights, plan.sized_units, plan.numbers(weights), strict=True)
-    found = [of_leaf(w / unit, numbers) for w, unit, numbers in pairs]
+    found = each_replicated(of_leaf, weights, plan.sized_units, plan.numbers(weights))
     return _best_steps(plan, *(jnp.stack(sums) for sums in zip(*found, strict=True)))
 
 
@@ -299,23 +293,35 @@ def _best_steps(plan: SizedPlan, products: jax.Array, squares: jax.Array) -> jax
 def _learned(plan: SizedPlan, weights: Sequence[jax.Array]) -> tuple[SizedPlan, jax.Array]:
     """The plan with lines, prices and steps of its own numbers, and what the codec takes beyond their prices, in bits."""
 
-    @replicated
-    def of_leaf(w: jax.Array, numbers: jax.Array) -> tuple[Lines, jax.Array, jax.Array, jax.Array]:
+    def of_leaf(
+        w: jax.Array, unit: jax.Array, numbers: jax.Array
+    ) -> tuple[Lines, jax.Array, jax.Array, jax.Array]:
         fine = lines_of(numbers)
         coarse = tuple(2 * jnp.round(e / 2).astype(jnp.int32) for e in fine.exponents)
         lines, known = Lines(fine.base, coarse), numbers.astype(jnp.float32)
         counts = counts_of(numbers, classes_of(lines))
-        return lines, counts, jnp.sum(known * w), jnp.sum(known * known)
+        return lines, counts, jnp.sum(known * (w / unit)), jnp.sum(known * known)
 
-    pairs = zip(weights, plan.sized_units, plan.numbers(weights), strict=True)
-    found = [of_leaf(w / unit, numbers) for w, unit, numbers in pairs]
+    found = each_replicated(of_leaf, weights, plan.sized_units, plan.numbers(weights))
     lines, each_counts, products, squares = zip(*found, strict=True)
     counts = jnp.stack(each_counts)
     prices = jax.vmap(prices_of)(counts)
     beyond = jnp.sum(jax.vmap(learned_bits)(counts)) - jnp.sum(counts * prices)
     steps = _best_steps(plan, jnp.stack(products), jnp.stack(squares))
     plan = plan._replace(sized_lines=lines, sized_prices=prices, sized_steps=steps)
-    return plan, beyond + sum((lines_bits(of_leaf) for of_leaf in lines), jnp.float32(0))
+    return plan, beyond + lines_bits(lines)
+
+
+class _Search(NamedTuple):
+    """Attributes:
+    low, high: [] float32, log2 of prices of a bit; at `high` the budget holds, if at any.
+    bits, density: [] float32, of the numbers at the price tried last.
+    """
+
+    low: jax.Array
+    high: jax.Array
+    bits: jax.Array
+    density: jax.Array
 
 
 def _searched(
@@ -326,18 +332,26 @@ def _searched(
     octaves: jax.Array,
     halvings: jax.Array,
 ) -> SizedPlan:
-    """The lowest price of a bit within so many octaves at which the budget holds."""
-
-    def halve(_: int, interval: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = interval
-        middle = (low + high) / 2
-        tried = _dearer(plan, middle - at)
-        fits = _bits(tried, tried.numbers(weights)) + beyond <= limit
-        return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
-
+    """At the lowest price of a bit within so many octaves at which the budget holds, with what can be logged of it."""
     at = jnp.log2(plan.sized_multiplier)
-    _, found = lax.fori_loop(0, halvings, halve, (at - octaves, at + octaves))
-    return _dearer(plan, found - at)
+
+    def attempt(i: jax.Array, last: _Search) -> _Search:
+        # The last attempt is at the price that was found, for what it takes there.
+        price = jnp.where(i < halvings, (last.low + last.high) / 2, last.high)
+        tried = _dearer(plan, price - at)
+        numbers = tried.numbers(weights)
+        bits = _bits(tried, numbers) + beyond
+        low, high = (
+            jnp.where(bits <= limit, last.low, price),
+            jnp.where(bits <= limit, price, last.high),
+        )
+        return _Search(low, high, bits, _density(plan, numbers))
+
+    nothing = jnp.float32(0)
+    first = _Search(at - octaves, at + octaves, nothing, nothing)
+    found = lax.fori_loop(0, halvings + 1, attempt, first)
+    plan = _dearer(plan, found.high - at)
+    return plan._replace(sized_bits_used=found.bits, sized_density=found.density)
 
 
 def _dearer(plan: SizedPlan, octaves: jax.Array) -> SizedPlan:
@@ -351,29 +365,23 @@ def _dearer(plan: SizedPlan, octaves: jax.Array) -> SizedPlan:
 def _bits(plan: SizedPlan, numbers: Sequence[jax.Array]) -> jax.Array:
     """Of numbers at this plan's prices."""
 
-    @replicated
     def of_leaf(numbers: jax.Array, lines: Lines, prices: jax.Array) -> jax.Array:
         return jnp.sum(taken(numbers, classes_of(lines), prices))
 
-    each = zip(numbers, plan.sized_lines, plan.sized_prices, strict=True)
-    return sum((of_leaf(*leaf) for leaf in each), jnp.float32(0))
+    each = each_replicated(of_leaf, numbers, plan.sized_lines, plan.sized_prices)
+    return jnp.sum(jnp.stack(each))
 
 
-def _described(plan: SizedPlan, beyond: jax.Array, weights: Sequence[jax.Array]) -> SizedPlan:
-    """With what can be logged of it. beyond: what the codec takes beyond the prices, in bits."""
+def _density(plan: SizedPlan, numbers: Sequence[jax.Array]) -> jax.Array:
+    """Nonzeros by weights of the kernels."""
 
-    @replicated
     def nonzeros(numbers: jax.Array) -> jax.Array:
         return jnp.sum(numbers != 0, dtype=jnp.float32)
 
-    numbers = plan.numbers(weights)
     pairs = zip(numbers, plan.sized_setting.rounded, strict=True)
     kernels = [q for q, is_rounded in pairs if not is_rounded]
-    some = sum((nonzeros(q) for q in kernels), jnp.float32(0))
-    return plan._replace(
-        sized_bits_used=_bits(plan, numbers) + beyond,
-        sized_density=some / max(sum(q.size for q in kernels), 1),
-    )
+    some = sum(each_replicated(nonzeros, kernels), jnp.float32(0))
+    return jnp.asarray(some) / max(sum(q.size for q in kernels), 1)
 
 
 def _array(numbers: jax.Array, step: jax.Array, dtype: str) -> jax.Array:
