@@ -1,7 +1,10 @@
-"""What a compiled module does."""
+"""How programs are compiled that run long, and what a compiled module does."""
 
 import math
 import re
+
+# What XLA takes by default, and tests do not, see conftest.py.
+AS_FOR_USERS = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 3}
 
 _GATHERS = r"= \(?\w+\[([\d,]*)\].* (?:all-gather|all-to-all|collective-permute)"
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import AS_FOR_USERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,7 +115,7 @@ def test_the_budget_is_never_exceeded_in_many_cases() -> None:
         codes = _project([*weights.values()], None, limit, setting, ("float32",) * len(weights))
         return sum((c.bits * jnp.sum(c.code != 0, dtype=jnp.int32) for c in codes), jnp.int32(0))
 
-    many = jax.jit(jax.vmap(used))
+    many = jax.jit(jax.vmap(used), compiler_options=AS_FOR_USERS)
     for i in range(rounds):
         shapes = {"a": (cases, 6, 8), "b": (cases, 20)}
         scale = 10.0 ** rng.uniform(-30, 30, size=(cases, 1))
@@ -363,7 +364,9 @@ def test_equal_weights_fill_the_budget(bits: int) -> None:
 
 def test_weights_of_two_costs_and_neighbouring_floats_have_valid_codes() -> None:
     """Means by cost may change places, and means of neighbouring floats may be one value."""
-    program = jax.jit(lambda w, h: project(w, Budget(ratio=6), curvature=h))
+    program = jax.jit(
+        lambda w, h: project(w, Budget(ratio=6), curvature=h), compiler_options=AS_FOR_USERS
+    )
     for seed in range(20):
         rng = np.random.default_rng(seed)
         small, large = rng.normal(size=(3, 3, 1, 8)), 0.3 * rng.normal(size=(64, 32))

@@ -133,10 +133,9 @@ class SizedPlan(NamedTuple):
             step: jax.Array,
             lines: Lines,
             prices: jax.Array,
-            weight: jax.Array,
+            multiplier: jax.Array,
         ) -> jax.Array:
-            price = self.sized_multiplier / weight
-            return cheapest(w / unit, step / unit, classes_of(lines), prices, price, _MOST)
+            return cheapest(w / unit, step / unit, classes_of(lines), prices, multiplier, _MOST)
 
         return each_lying_like(
             choose,
@@ -145,7 +144,7 @@ class SizedPlan(NamedTuple):
             self.sized_steps,
             self.sized_lines,
             self.sized_prices,
-            self.sized_weights,
+            self.sized_multiplier / self.sized_weights,
         )
 
 
