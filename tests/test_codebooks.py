@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import oracles
 import pytest
+from compiled import AS_FOR_USERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
@@ -174,7 +175,7 @@ def test_scaling_by_a_power_of_two_scales_the_levels(power: int):
 
 
 MIXED = ("laplace", "uniform", "gaussian pruned by 95 %", "nothing")
-quantize_jit = jax.jit(quantize)
+quantize_jit = jax.jit(quantize, compiler_options=AS_FOR_USERS)
 
 
 def chosen_bits(capacity: int, power: int = 0) -> np.ndarray:

@@ -110,7 +110,7 @@ def test_the_budget_is_never_exceeded_and_is_spent(name: str, rate: Any) -> None
     ("name", "rate"), [("blocks", "paper"), ("element", "coded"), ("uniform channels", "coded")]
 )
 def test_any_budget(name: str, rate: Any) -> None:
-    @settings(deadline=None, max_examples=25)
+    @settings(deadline=None, max_examples=10)
     @given(st.integers(0, 2**31), st.floats(0, 8.0 * WEIGHTS))
     def check(seed: int, bits: float) -> None:
         codes = project(net(seed), Budget(bits=bits), rate=rate, plan=plan_of(TREATMENTS[name]))
