@@ -66,7 +66,7 @@ def distributions() -> dict[str, np.ndarray]:
 DISTRIBUTIONS = list(distributions())
 quantize_all = jax.jit(
     jax.vmap(lambda w, b: quantize_at([w], b[None]).levels[0], (None, 0)),
-    compiler_options=AS_FOR_USERS,  # without which a mean of equal weights may be off by a digit
+    compiler_options=AS_FOR_USERS,  # without which a mean may exceed its largest weight by a digit
 )
 
 
