@@ -1,14 +1,14 @@
 """Strict numerics for every test, on eight virtual devices. Set before JAX is first imported."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-# Most of a test's time is compilation. Without optimization it takes a third. With JPQ_THOROUGH set all is compiled as for users,
-# as it is always in tests that run long (`compiled.AS_FOR_USERS`) or in processes of their own.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8" + (
-    ""
-    if os.environ.get("JPQ_THOROUGH")
-    else " --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+from compiled import QUICKLY
+
+# With JPQ_THOROUGH set all is compiled as for users, as it is always in tests that run long.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + (
+    "" if os.environ.get("JPQ_THOROUGH") else QUICKLY
 )
 
 import jax
@@ -23,6 +23,17 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Data sets are prepared anew, once for all workers, whose own folders are side by side."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from compiled import QUICKLY
 from test_imagenet import write_folder
 
 import jpq_jax
@@ -46,7 +47,7 @@ def start(
         cwd=ROOT,
         env=os.environ
         | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICKLY}",
             "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }

@@ -25,7 +25,7 @@ from experiments.files import write_json
 from experiments.provenance import provenance
 from experiments.publish import RESULTS
 
-_CHECKSUM = slice(4, 8)  # of version 2
+_CHECKSUM = slice(4, 8)  # since version 2
 _SLOW = 2.0  # seconds that no file of some kB may take
 
 
@@ -72,7 +72,7 @@ def main(files: tyro.conf.Positional[list[Path]], forgeries: int = 100_000) -> i
     """Goes through all, and fails if one is read that was only damaged, or takes too long.
 
     Args:
-      files: artifacts of version 2.
+      files: artifacts of version 2 or later.
       forgeries: of all files together.
     """
     counts: Counter[str] = Counter()

@@ -35,6 +35,7 @@ from jpq_jax.sketch.priced import (
     ALL,
     ONE,
     WIDTHS,
+    Cells,
     Leaf,
     centroids,
     each,
@@ -108,42 +109,39 @@ def allocate(problem: Problem, start: Start) -> tuple[Fit, Candidates]:
     return jax.tree.map(lambda of_both: of_both[best], (fits, sides))
 
 
-def _lloyd(
-    state: Book,
-    multiplier: jax.Array,  # in the leaf's unit
-    bits: jax.Array,
-    leaf: Leaf,
-    rate: Rate,
-    slots: tuple[int, ...],
-    iterations: int | jax.Array,
-) -> Book:
-    """Iterations of one leaf's codebooks; each lowers error plus price, or leaves it as it is, at the rate's prices."""
+class _Costs(NamedTuple):
+    """What the codebooks of one leaf are fitted under.
 
-    def step(_: int, state: Book) -> Book:
-        found = cells_at(state, multiplier, leaf, rate, slots)
-        levels = centroids(state.levels, found, leaf, slots)
+    Attributes:
+      multiplier: [] float32, in the leaf's unit.
+      bits: [codebooks] int32, their widths.
+      leaf: whose they are.
+      rate: static.
+      slots: static, of the codebooks.
+    """
+
+    multiplier: jax.Array
+    bits: jax.Array
+    leaf: Leaf
+    rate: Rate
+    slots: tuple[int, ...]
+
+    def cells(self, book: Book) -> Cells:
+        return cells_at(book, self.multiplier, self.leaf, self.rate, self.slots)
+
+    def improved(self, book: Book, found: Cells) -> Book:
+        """An iteration of Lloyd's algorithm, which lowers error plus price, or leaves it as it is, at the rate's prices."""
+        levels = centroids(book.levels, found, self.leaf, self.slots)
         counts = jnp.sum(found.counts, axis=0, dtype=jnp.int32)
-        improved = Book(levels, _slot_bits(levels, counts, bits, leaf, rate, slots))
-        return improved if keeps_order(rate, leaf) else ascending(improved, slots)
-
-    return lax.fori_loop(0, iterations, step, state)
+        price = self.rate.price(counts, self.bits, self.leaf.size, self.slots)
+        book = Book(levels, jnp.where(levels == 0, 0, price))
+        return book if keeps_order(self.rate, self.leaf) else ascending(book, self.slots)
 
 
 def ascending(book: Book, slots: tuple[int, ...]) -> Book:
     """Each codebook in order again. book: [slots]."""
     owner = jnp.asarray(owner_of(slots), jnp.int32)
     return Book(*lax.sort((owner, *book), num_keys=2)[1:])
-
-
-def _slot_bits(
-    levels: jax.Array,
-    counts: jax.Array,
-    bits: jax.Array,
-    leaf: Leaf,
-    rate: Rate,
-    slots: tuple[int, ...],
-) -> jax.Array:
-    return jnp.where(levels == 0, 0, rate.price(counts, bits, leaf.size, slots))
 
 
 def _search(problem: Problem, start: Start) -> Candidates:
@@ -166,13 +164,15 @@ def _search(problem: Problem, start: Start) -> Candidates:
         return Book(*(jnp.where(is_new, *pair) for pair in zip(fresh, book, strict=True)))
 
     def fit(i: jax.Array, book: Book, leaf: Leaf, multiplier: jax.Array) -> tuple:
+        costs = _Costs(multiplier, widths, leaf, rate, ALL)
         begins = ~cold | (i <= _COARSE)
         book = lax.cond(begins, begun, lambda book, *_: book, book, leaf, multiplier)
         few = jnp.where(i < _COARSE, _GLANCE, jnp.where(i == _COARSE, _ITERATIONS, _FOLLOWING))
         iterations = jnp.where(cold, few, _FOLLOWING)
-        book = _lloyd(book, multiplier, widths, leaf, rate, ALL, iterations)
-        mine = cells_at(book, multiplier, leaf, rate, ALL)
-        counts, gain = outcome(book.levels, mine, leaf, ALL)
+        book = lax.fori_loop(
+            0, iterations, lambda _, book: costs.improved(book, costs.cells(book)), book
+        )
+        counts, gain = outcome(book.levels, costs.cells(book), leaf, ALL)
         bits = rate.of_leaf(counts, widths, leaf.size, ALL)
         best = jnp.argmin(jnp.minimum(multiplier * bits.astype(jnp.float32), MOST) - gain)
         return book, (best + 1).astype(jnp.int32), bits[best]
@@ -212,23 +212,25 @@ def _settle(problem: Problem, side: Candidates, rounds: jax.Array) -> Fit:
         iterations = jnp.where(i < rounds, _ITERATIONS // _ROUNDS, 0)  # the last round only spends
 
         def improved(book: Book, multiplier: jax.Array, bits: jax.Array, leaf: Leaf) -> Book:
-            return _lloyd(book, multiplier, bits[None], leaf, problem.rate, ONE, iterations)
+            costs = _Costs(multiplier, bits[None], leaf, problem.rate, ONE)
+            return lax.fori_loop(
+                0, iterations, lambda _, book: costs.improved(book, costs.cells(book)), book
+            )
 
         return jax.vmap(improved)(book, multiplier, bits, problem.leaves), spent
 
-    book = Book(
-        *(jax.vmap(_codebook)(part, side.levels, bits) for part in (side.levels, side.slot_bits))
-    )
+    book = jax.vmap(_codebook)(Book(side.levels, side.slot_bits), bits)
     start = book, nothing_spent(book, problem)
     book, spent = lax.fori_loop(0, rounds + 1, once, start)
     return fit_of(problem, book, bits, spent)
 
 
-def _codebook(slots: jax.Array, levels: jax.Array, bits: jax.Array) -> jax.Array:
-    """That of one bit-width, filled up with zero levels. slots, levels: [slots of ALL]."""
+def _codebook(books: Book, bits: jax.Array) -> Book:
+    """That of one bit-width, filled up with zero levels. books: [slots of ALL]."""
     start = 2**bits - 2 + (bits - 1)
     slot = jnp.arange(LEVELS, dtype=jnp.int32)
     mine = slot <= 2**bits
     place = jnp.where(mine, start + slot, 0)
-    order = jnp.argsort(jnp.where(mine, levels[place], 0))  # stable
-    return jnp.where(mine, slots[place], 0)[order]
+    levels, slot_bits = (jnp.where(mine, part[place], 0) for part in books)
+    order = jnp.argsort(levels)  # stable
+    return Book(levels[order], slot_bits[order])

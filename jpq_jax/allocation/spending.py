@@ -60,6 +60,20 @@ class Book(NamedTuple):
     slot_bits: jax.Array
 
 
+class Kept(NamedTuple):
+    """What is kept at some borders.
+
+    Attributes:
+      cells: what each slot is given, [leaves, classes, 257].
+      bits: [leaves], that it takes, as the rate counts.
+      gain: [leaves] float32, by how much it lowers the error from that of zeros, relative to the heaviest leaf's unit.
+    """
+
+    cells: Cells
+    bits: jax.Array
+    gain: jax.Array
+
+
 class Remainder(NamedTuple):
     """The weights between the multiplier and the one just below it, for which there is some budget left, but not for all.
 
@@ -80,13 +94,17 @@ class Fit(NamedTuple):
       bits: [leaves] int32 in 1..8.
       slot_bits: [leaves, 257] float32, what a weight of each level takes, a pruned one being free.
       spent: how far the budget goes.
-      remainder: what is left of it then.
+      at: what is kept there.
+      below: what would be kept just below that.
+      remainder: what is left of the budget then.
     """
 
     levels: jax.Array
     bits: jax.Array
     slot_bits: jax.Array
     spent: Spent
+    at: Kept
+    below: Kept
     remainder: Remainder
 
 
@@ -120,30 +138,17 @@ def total(bits: jax.Array) -> jax.Array:
     return jnp.sum(bits, dtype=bits.dtype)
 
 
-class Kept(NamedTuple):
-    """What is kept at some borders, each of [leaves].
-
-    Attributes:
-      bits: that it takes, as the rate counts.
-      gain: float32, by how much it lowers the error from that of zeros, relative to the heaviest leaf's unit.
-    """
-
-    bits: jax.Array
-    gain: jax.Array
-
-
-def kept_at(problem: Problem, book: Book, bits: jax.Array, border: jax.Array) -> Kept:
+def _kept_at(problem: Problem, book: Book, bits: jax.Array, border: jax.Array) -> Kept:
     """book: [leaves, 257]; border: [leaves, classes, 257]."""
 
-    def of_leaf(
-        levels: jax.Array, border: jax.Array, bits: jax.Array, leaf: Leaf
-    ) -> tuple[jax.Array, jax.Array]:
-        found = outcome(levels, cells(border, levels, leaf.tails, ONE), leaf, ONE)
-        taken = problem.rate.of_leaf(found.counts, bits[None], leaf.size, ONE)
-        return taken[0], found.gain[0]
+    def of_leaf(levels: jax.Array, border: jax.Array, bits: jax.Array, leaf: Leaf) -> Kept:
+        found = cells(border, levels, leaf.tails, ONE)
+        counts, gain = outcome(levels, found, leaf, ONE)
+        taken = problem.rate.of_leaf(counts, bits[None], leaf.size, ONE)
+        return Kept(found, taken[0], gain[0])
 
-    taken, gain = jax.vmap(of_leaf)(book.levels, border, bits, problem.leaves)
-    return Kept(taken, gain * problem.scale)
+    kept = jax.vmap(of_leaf)(book.levels, border, bits, problem.leaves)
+    return kept._replace(gain=kept.gain * problem.scale)
 
 
 def nothing_spent(book: Book, problem: Problem) -> Spent:
@@ -169,7 +174,7 @@ def spend(problem: Problem, book: Book, bits: jax.Array) -> Spent:
         low, high, at, below = state
         middle = low + (high - low + 1) // 2  # never low, which may be no number
         border = split(middle)
-        holds = total(kept_at(problem, book, bits, border).bits) <= problem.limit
+        holds = total(_kept_at(problem, book, bits, border).bits) <= problem.limit
         return (
             jnp.where(holds, low, middle),
             jnp.where(holds, middle, high),
@@ -188,7 +193,14 @@ def spend(problem: Problem, book: Book, bits: jax.Array) -> Spent:
 @jax.jit
 def fit_of(problem: Problem, book: Book, bits: jax.Array, spent: Spent) -> Fit:
     """The budget being spent on these codebooks, see `spend`. book: [leaves, 257]."""
-    return Fit(book.levels, bits, book.slot_bits, spent, _remainder(problem, book, bits, spent))
+
+    def kept(border: jax.Array) -> Kept:
+        return _kept_at(problem, book, bits, border)
+
+    both = jax.vmap(kept)(jnp.stack([spent.at, spent.below]))
+    at, below = (jax.tree.map(lambda x, i=i: x[i], both) for i in (0, 1))
+    rest = _remainder(problem, bits, at, below)
+    return Fit(book.levels, bits, book.slot_bits, spent, at, below, rest)
 
 
 def _spare_of(
@@ -208,14 +220,8 @@ def _spare_of(
     return lax.scan(take, left, (waiting, bits, together))[1]
 
 
-def _remainder(problem: Problem, book: Book, bits: jax.Array, spent: Spent) -> Remainder:
+def _remainder(problem: Problem, bits: jax.Array, at: Kept, below: Kept) -> Remainder:
     """Where weights are equal, it may be most of the budget. It is nothing where the price of one more weight is not known."""
-
-    def kept(border: jax.Array) -> Kept:
-        return kept_at(problem, book, bits, border)
-
-    both = jax.vmap(kept)(jnp.stack([spent.at, spent.below]))
-    at, below = (jax.tree.map(lambda x, i=i: x[i], both) for i in (0, 1))
     if not jnp.issubdtype(problem.limit.dtype, jnp.integer):
         return Remainder(jnp.zeros_like(bits), jnp.sum(at.gain))
     waiting = (below.bits - at.bits).astype(jnp.int32) // bits

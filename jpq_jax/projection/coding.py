@@ -19,7 +19,7 @@ from jpq_jax.projection.sketching import Sketched
 from jpq_jax.projection.view import View
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.logarithmic import place_of, unit_of
-from jpq_jax.sketch.priced import ONE, Leaf, cells, centroids, slot_of_bin
+from jpq_jax.sketch.priced import ONE, Cells, Leaf, centroids, slot_of_bin
 from jpq_jax.vocabulary import Codes, Treatment
 
 
@@ -51,9 +51,9 @@ def codes_by(
     dtypes: Sequence[str],
 ) -> list[Codes]:
     """Codes of the weights by a fit of their own sketches, exact in the budget."""
-    borders = jnp.stack([fit.spent.at, fit.spent.below], axis=1)
+    found, borders = (fit.at.cells, fit.below.cells), (fit.spent.at, fit.spent.below)
     codings = jax.vmap(_coding)(
-        fit.levels, problem.leaves, borders, fit.remainder.paid, sketches.exponent
+        fit.levels, found, borders, fit.remainder.paid, problem.leaves, sketches.exponent
     )
     columns = zip(sketches.views, treatments, dtypes, strict=True)
     return [
@@ -63,13 +63,17 @@ def codes_by(
 
 
 def _coding(
-    levels: jax.Array, leaf: Leaf, borders: jax.Array, spare: jax.Array, exponent: jax.Array
+    levels: jax.Array,
+    found: tuple[Cells, Cells],
+    borders: tuple[jax.Array, jax.Array],
+    spare: jax.Array,
+    leaf: Leaf,
+    exponent: jax.Array,
 ) -> _Coding:
-    """borders: [2, classes, 257]."""
-    mine, theirs = (cells(border, levels, leaf.tails, ONE) for border in borders)
-    of_slot, with_spare = (jnp.sum(c.counts, axis=0, dtype=jnp.int32) for c in (mine, theirs))
+    """found, borders: at the multiplier, and just below it."""
+    of_slot, with_spare = (jnp.sum(c.counts, axis=0, dtype=jnp.int32) for c in found)
     used = (levels != 0) & ((of_slot > 0) | ((with_spare > 0) & (spare > 0)))
-    values = centroids(levels, mine, leaf, ONE) * unit_of(exponent)
+    values = centroids(levels, found[0], leaf, ONE) * unit_of(exponent)
     code_of_slot, codebook, bits = numbered(values, used)
     at, below = (code_of_slot[slots_of_bins(levels, border, leaf)] for border in borders)
     return _Coding(exponent, at, below, spare, codebook, bits)

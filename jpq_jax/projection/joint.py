@@ -25,7 +25,7 @@ from jpq_jax.projection.view import Reference, View, has_classes, unit_norms, vi
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.classes import CLASSES
 from jpq_jax.sketch.logarithmic import BINS, place_of, unit_of
-from jpq_jax.sketch.priced import ALL, ONE, Leaf, Outcome, cells, centroids, outcome
+from jpq_jax.sketch.priced import ALL, ONE, Cells, Leaf, Outcome, centroids, outcome
 from jpq_jax.vocabulary import LEVELS, Budget, Codes, LeafPlan, check_budget
 
 _SPENT = np.float32(0.995)  # of a budget
@@ -197,13 +197,13 @@ def joint(
 def _is_spent(problem: Problem, fit: Fit) -> jax.Array:
     """Whether next to nothing of the budget is left, with bits for those values alone that are in use: [] bool."""
 
-    def of_leaf(levels: jax.Array, border: jax.Array, paid: jax.Array, leaf: Leaf) -> jax.Array:
-        found = jnp.sum(cells(border, levels, leaf.tails, ONE).counts, axis=0, dtype=jnp.int32)
+    def of_leaf(levels: jax.Array, mine: Cells, paid: jax.Array, leaf: Leaf) -> jax.Array:
+        found = jnp.sum(mine.counts, axis=0, dtype=jnp.int32)
         bits = index_bits(jnp.sum((found > 0) & (levels != 0), dtype=jnp.int32))
         kept = problem.rate.of_leaf(found, bits[None], leaf.size, ONE)[0]
         return kept.astype(jnp.float32) + (paid * bits).astype(jnp.float32)
 
-    used = jax.vmap(of_leaf)(fit.levels, fit.spent.at, fit.remainder.paid, problem.leaves)
+    used = jax.vmap(of_leaf)(fit.levels, fit.at.cells, fit.remainder.paid, problem.leaves)
     return jnp.sum(used) >= _SPENT * problem.limit.astype(jnp.float32)
 
 
@@ -215,8 +215,7 @@ class _Coded(NamedTuple):
     reached: Outcome
 
 
-def _coded(levels: jax.Array, border: jax.Array, leaf: Leaf) -> _Coded:
-    mine = cells(border, levels, leaf.tails, ONE)
+def _coded(levels: jax.Array, border: jax.Array, mine: Cells, leaf: Leaf) -> _Coded:
     codebook = centroids(levels, mine, leaf, ONE)
     values = codebook[slots_of_bins(levels, border, leaf)]
     return _Coded(codebook, values, outcome(codebook, mine, leaf, ONE))
@@ -226,7 +225,7 @@ def _plan_by(
     fit: Fit, candidates: Candidates, problem: Problem, sketches: Sketched, before: JointPlan
 ) -> JointPlan:
     unit = unit_of(sketches.exponent)
-    coded = jax.vmap(_coded)(fit.levels, fit.spent.at, problem.leaves)
+    coded = jax.vmap(_coded)(fit.levels, fit.spent.at, fit.at.cells, problem.leaves)
     values = coded.values * unit[:, None]
     book = Book(coded.codebook, fit.slot_bits)
     if not keeps_order(problem.rate, problem.leaves):
