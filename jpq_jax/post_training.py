@@ -197,7 +197,7 @@ def _coded(kernel: _Kernel, multiplier: float) -> Any:
         return (numbers.astype(np.float32) * step).astype(np.dtype(kernel.dtype))
     codebook = np.zeros(LEVELS, np.float32)
     codebook[1 : 1 + distinct.size] = distinct.astype(np.float32) * step
-    code = looked_up(_codes_of(distinct), numbers, -MOST)
+    code = looked_up(_codes_of(distinct), numbers)
     bits = min(max(1, math.ceil(math.log2(max(distinct.size, 1)))), MAX_BITS)
     return Codes(
         jnp.asarray(code), jnp.asarray(codebook), jnp.asarray(bits, jnp.int32), kernel.dtype
@@ -216,7 +216,7 @@ def _distinct(numbers: np.ndarray) -> np.ndarray:
 
 
 def _codes_of(distinct: np.ndarray) -> np.ndarray:
-    """[2 MOST + 1] int16, of every number from -MOST on."""
+    """[2 MOST + 1] int16, of every number from 0 on; of those below at the end, where NumPy looks for them."""
     codes = np.zeros(2 * MOST + 1, np.int16)
-    codes[distinct + MOST] = np.arange(1, 1 + distinct.size)
+    codes[distinct] = np.arange(1, 1 + distinct.size)
     return codes

@@ -8,7 +8,7 @@ a nonzero is dead: its codes take nothing.
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 from typing import NamedTuple
 
@@ -39,6 +39,18 @@ class Activity(NamedTuple):
     base: int
     lines: Exponents
     alive: tuple[NDArray[np.bool_], ...]
+
+
+class Spread(NamedTuple):
+    """How many of some lines have which exponent.
+
+    Attributes:
+      least: exponent of the first.
+      counts: [exponents] int64, from the least on.
+    """
+
+    least: int
+    counts: NDArray[np.int64]
 
 
 class Sums(NamedTuple):
@@ -151,28 +163,50 @@ def exponent_of(kind: int) -> int:
     return _MIDDLE - kind
 
 
+def spread_of(exponents: NDArray[np.integer]) -> Spread:
+    """Of at least one line."""
+    least = int(exponents.min())
+    return Spread(least, np.bincount(exponents - least))
+
+
+def weights_of_classes(*axes: Spread) -> NDArray[np.int64]:
+    """[CLASSES], where lines of these axes cross: there, their exponents add up."""
+    least = sum(axis.least for axis in axes)
+    counts = functools.reduce(np.convolve, (axis.counts for axis in axes))
+    weights = np.zeros(CLASSES, np.int64)
+    np.add.at(weights, class_of(np.arange(least, least + counts.size)), counts)
+    return weights
+
+
 def best_activity(numbers: NDArray[np.integer]) -> Activity:
     """That of about the shortest code: axes are told apart one by one, as long as it gets shorter; then finely or coarsely.
 
     numbers: of one axis or more, not all 0.
     """
     sums, some = sums_of(numbers), _sample(numbers)
+    every = tuple(range(numbers.ndim))
 
-    def tried(axes: tuple[int, ...], coarse: bool = False) -> tuple[float, tuple[int, ...]]:
-        return _code_length(activity_of(sums, axes, coarse), some), axes
+    def tried(told: dict[int, _Axis]) -> float:
+        others = math.prod(length for axis, length in enumerate(numbers.shape) if axis not in told)
+        return _code_length(base, [told[axis] for axis in sorted(told)], others, some)
 
-    best, axes = tried(())
+    fine = activity_of(sums, every, coarse=False)
+    base = fine.base
     left = {
-        axis
+        axis: _axis_of(fine, axis, some)
         for axis, length in enumerate(numbers.shape)
         if length > 1 and numbers.size >= _SHORTEST * length
     }
+    told: dict[int, _Axis] = {}
+    best = tried(told)
     while left:
-        shorter, with_one = min(tried((*axes, axis)) for axis in left)
+        shorter, axis = min((tried(told | {axis: left[axis]}), axis) for axis in left)
         if shorter >= best:
             break
-        best, axes, left = shorter, with_one, left - set(with_one)
-    return activity_of(sums, axes, coarse=bool(axes) and tried(axes, coarse=True)[0] <= best)
+        best, told[axis] = shorter, left.pop(axis)
+    rough = activity_of(sums, every, coarse=True)
+    coarse = {axis: _axis_of(rough, axis, some) for axis in told}
+    return activity_of(sums, tuple(told), coarse=bool(told) and tried(coarse) <= best)
 
 
 class _Nonzeros(NamedTuple):
@@ -200,41 +234,47 @@ def _sample(numbers: NDArray[np.integer]) -> _Nonzeros:
     return _Nonzeros(np.unravel_index(found, numbers.shape), rank[values], each)
 
 
-def _code_length(activity: Activity, some: _Nonzeros) -> float:
-    """About how many bits the leaf takes. Zeros are not looked at: how many there are in a class follows from the lines."""
+class _Axis(NamedTuple):
+    """One whose lines are told apart.
+
+    Attributes:
+      bits: what that takes.
+      of_nonzeros: exponents of the lines that they are on.
+      living: of the living lines.
+    """
+
+    bits: float
+    of_nonzeros: Lines
+    living: Spread
+
+
+def _axis_of(activity: Activity, axis: int, some: _Nonzeros) -> _Axis:
+    exponents, alive = activity.lines[axis], activity.alive[axis]
+    assert exponents is not None  # noqa: S101
+    told = np.where(alive, exponents + _WIDEST, 0)
+    bits = float(_entropy_bits(np.bincount(told))) + _LINE_BITS
+    return _Axis(bits, exponents[some.place[axis]], spread_of(exponents[alive]))
+
+
+def _code_length(base: int, told: list[_Axis], others: int, some: _Nonzeros) -> float:
+    """About how many bits the leaf takes. Zeros are not looked at: how many there are in a class follows from the lines.
+
+    others: how many lines there are in all combinations of the axes that are not told apart.
+    """
     symbols = some.symbols
-    exponent = np.full(symbols.size, activity.base)
-    bits = 0.0
-    for exponents, alive, index in zip(activity.lines, activity.alive, some.place, strict=True):
-        if exponents is not None:
-            exponent += exponents[index]
-            told = np.where(alive, exponents + _WIDEST, 0)
-            bits += float(_entropy_bits(np.bincount(told))) + _LINE_BITS
+    exponent = np.full(symbols.size, base, np.int32)
+    for axis in told:
+        exponent += axis.of_nonzeros
     width = int(symbols.max(initial=0)) + 1
     joint = np.bincount(
         class_of(exponent).astype(np.int64) * width + symbols, minlength=CLASSES * width
     )
     joint = joint.reshape(CLASSES, width) * some.each
-    zeros = np.maximum(_weights_of_classes(activity) - joint.sum(axis=1), 0)
+    all_lines = Spread(base, np.array([others], np.int64))
+    weights = weights_of_classes(all_lines, *(axis.living for axis in told))
+    zeros = np.maximum(weights - joint.sum(axis=1), 0)
+    bits = sum(axis.bits for axis in told)
     return bits + float(_entropy_bits(np.column_stack([joint, zeros])).sum())
-
-
-def _weights_of_classes(activity: Activity) -> NDArray[np.int64]:
-    """[CLASSES], by the sums of the lines' exponents."""
-    counts = {activity.base: 1}
-    for exponents, alive in zip(activity.lines, activity.alive, strict=True):
-        told = np.zeros(alive.size, np.int32) if exponents is None else exponents
-        values, numbers = np.unique(told[alive], return_counts=True)
-        new: dict[int, int] = {}
-        for (old, a), (value, b) in itertools.product(
-            counts.items(), zip(values.tolist(), numbers.tolist(), strict=True)
-        ):
-            new[old + value] = new.get(old + value, 0) + a * b
-        counts = new
-    found = np.array(list(counts), np.int64), np.array(list(counts.values()), np.int64)
-    weights = np.zeros(CLASSES, np.int64)
-    np.add.at(weights, class_of(found[0]), found[1])
-    return weights
 
 
 def _entropy_bits(counts: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -123,7 +123,7 @@ def _read_codes(reader: Reader, record: Record) -> Codes:
     if record.scale is not None:
         scale = jnp.asarray(read_floats(reader, math.prod(record.scale)).reshape(record.scale))
     numbers = read_numbers(reader, record.shape, values.low, values.high)
-    code = looked_up(_code_of(values.numbers), numbers, values.low)
+    code = looked_up(_code_of(values.numbers), numbers)
     if code.min(initial=0) == _NO_CODE:
         raise ValueError("a code that stands for no value")
     return Codes(
@@ -135,11 +135,11 @@ def _read_codes(reader: Reader, record: Record) -> Codes:
     )
 
 
-def looked_up(table: NDArray[Any], indices: NDArray[np.integer], first: int = 0) -> NDArray[Any]:
-    """table[indices - first], part by part: NumPy makes 8 bytes of an index."""
+def looked_up(table: NDArray[Any], indices: NDArray[np.integer]) -> NDArray[Any]:
+    """table[indices] for indices in range, part by part: NumPy makes 8 bytes of an index."""
     found = np.empty(indices.shape, table.dtype)
     for part, out in zip(parts_of(indices), parts_of(found), strict=True):
-        out[:] = table[part.astype(np.intp) - first]
+        table.take(part, out=out, mode="wrap")
     return found
 
 
@@ -150,8 +150,7 @@ def parts_of(x: NDArray[Any]) -> list[NDArray[Any]]:
 
 
 def _code_of(numbers: NDArray[np.int16]) -> NDArray[np.int16]:
-    """[high - low + 1], the code of each number from the lowest on."""
-    low = int(numbers.min())
-    codes = np.full(int(numbers.max()) - low + 1, _NO_CODE, np.int16)
-    codes[numbers - low] = np.arange(numbers.size, dtype=np.int16)
+    """[high - low + 1], the code of each number from the lowest on; of those below 0 at the end, where NumPy looks for them."""
+    codes = np.full(int(numbers.max()) - int(numbers.min()) + 1, _NO_CODE, np.int16)
+    codes[numbers] = np.arange(numbers.size, dtype=np.int16)
     return codes
