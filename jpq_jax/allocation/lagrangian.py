@@ -129,8 +129,13 @@ class _Costs(NamedTuple):
     def cells(self, book: Book) -> Cells:
         return cells_at(book, self.multiplier, self.leaf, self.rate, self.slots)
 
-    def improved(self, book: Book, found: Cells) -> Book:
-        """An iteration of Lloyd's algorithm, which lowers error plus price, or leaves it as it is, at the rate's prices."""
+    def improved(self, book: Book, iterations: int | jax.Array) -> Book:
+        """By so many iterations of Lloyd's algorithm."""
+        return lax.fori_loop(0, iterations, lambda _, book: self._better(book), book)
+
+    def _better(self, book: Book) -> Book:
+        """By one, which lowers error plus price, or leaves it as it is, at the rate's prices."""
+        found = self.cells(book)
         levels = centroids(book.levels, found, self.leaf, self.slots)
         counts = jnp.sum(found.counts, axis=0, dtype=jnp.int32)
         price = self.rate.price(counts, self.bits, self.leaf.size, self.slots)
@@ -169,9 +174,7 @@ def _search(problem: Problem, start: Start) -> Candidates:
         book = lax.cond(begins, begun, lambda book, *_: book, book, leaf, multiplier)
         few = jnp.where(i < _COARSE, _GLANCE, jnp.where(i == _COARSE, _ITERATIONS, _FOLLOWING))
         iterations = jnp.where(cold, few, _FOLLOWING)
-        book = lax.fori_loop(
-            0, iterations, lambda _, book: costs.improved(book, costs.cells(book)), book
-        )
+        book = costs.improved(book, iterations)
         counts, gain = outcome(book.levels, costs.cells(book), leaf, ALL)
         bits = rate.of_leaf(counts, widths, leaf.size, ALL)
         best = jnp.argmin(jnp.minimum(multiplier * bits.astype(jnp.float32), MOST) - gain)
@@ -213,9 +216,7 @@ def _settle(problem: Problem, side: Candidates, rounds: jax.Array) -> Fit:
 
         def improved(book: Book, multiplier: jax.Array, bits: jax.Array, leaf: Leaf) -> Book:
             costs = _Costs(multiplier, bits[None], leaf, problem.rate, ONE)
-            return lax.fori_loop(
-                0, iterations, lambda _, book: costs.improved(book, costs.cells(book)), book
-            )
+            return costs.improved(book, iterations)
 
         return jax.vmap(improved)(book, multiplier, bits, problem.leaves), spent
 
