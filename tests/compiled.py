@@ -1,11 +1,17 @@
 """How programs are compiled that run long, and what a compiled module does."""
 
 import math
+import os
 import re
+
+# More examples, and all compiled as for users.
+THOROUGH = bool(os.environ.get("JPQ_THOROUGH"))
 
 # Most of a test's time is compilation. Without optimization it takes a third, and what it gives runs four times as long.
 QUICKLY = (
-    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    ""
+    if THOROUGH
+    else "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
     " --xla_cpu_parallel_codegen_split_count=1"
 )
 

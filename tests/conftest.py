@@ -6,10 +6,7 @@ from pathlib import Path
 
 from compiled import QUICKLY
 
-# With JPQ_THOROUGH set all is compiled as for users, as it is always in tests that run long.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + (
-    "" if os.environ.get("JPQ_THOROUGH") else QUICKLY
-)
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICKLY}"
 
 import jax
 import pytest

@@ -34,8 +34,8 @@ class Row(NamedTuple):
     budgeted: it compresses, to a twentieth; otherwise it only shapes updates.
     counted: what the budget is of: bits in the paper metric, "weights" that are kept, or "bytes" of the file, then `NBYTES`.
     searching: fields of the state that only guide the next search: between values of equal merit rounding decides.
-    in_part: only what may depend on the planner or the penalty is looked at, since the transformation has another row,
-      and these programs take long to compile.
+    of_planner: it stands for its planner, whose programs take long to compile: only what may depend on the plan is
+      looked at, since the transformation has a row with another planner.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Row(NamedTuple):
     budgeted: bool = True
     counted: str = "bits"
     searching: tuple[str, ...] = ()
-    in_part: bool = False
+    of_planner: bool = False
 
     def make(self, **options: Any) -> optax.GradientTransformationExtraArgs:
         return self.factory(**self.options | options)
@@ -112,7 +112,6 @@ TABLE = [
         "rho",
         STATICS,
         "dual",
-        in_part=True,
     ),
     Row(
         "latent",
@@ -131,7 +130,7 @@ TABLE = [
         "pull",
         of_params="latents",
         searching=("joint_levels", "joint_slot_bits"),
-        in_part=True,
+        of_planner=True,
     ),
     Row(
         "latent-in-bytes",
@@ -141,7 +140,7 @@ TABLE = [
         "pull",
         of_params="latents",
         counted="bytes",
-        in_part=True,
+        of_planner=True,
     ),
     Row(
         "project-params",
@@ -182,7 +181,7 @@ def rows(**having: Any) -> pytest.MarkDecorator:
 
 every_row = rows()
 every_budget = rows(budgeted=True)
-every_transformation = rows(in_part=False)
+every_transformation = rows(of_planner=False)
 
 
 def chained(row: Row, **options: Any) -> optax.GradientTransformationExtraArgs:
@@ -359,7 +358,7 @@ def test_inject_budget_schedule(row: Row) -> None:
     assert_same(run(injected, params)[0], run(row.make(budget_schedule=ramp), params)[0])
 
 
-@rows(number=True, in_part=False)
+@rows(number=True, of_planner=False)
 def test_schedules(row: Row) -> None:
     params = make_params()
     assert row.number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compiled import AS_FOR_USERS
+from compiled import AS_FOR_USERS, THOROUGH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,7 +107,7 @@ def test_the_budget_is_never_exceeded(seed: int, kind: str, bits: float) -> None
 def test_the_budget_is_never_exceeded_in_many_cases() -> None:
     """Small trees of all kinds of weights, 250 at a time; 10,000 with JPQ_THOROUGH set. Scales from 1e-30 to 1e30."""
     cases, rng = 250, np.random.default_rng(0)
-    rounds = 40 if os.environ.get("JPQ_THOROUGH") else 3
+    rounds = 40 if THOROUGH else 3
 
     def used(weights: dict[str, jax.Array], limit: jax.Array) -> jax.Array:
         setting = Setting((Treatment(),) * len(weights), "paper")
@@ -236,7 +235,7 @@ def test_the_first_in_row_major_order(shape: tuple[int, ...], seed: int, data: A
     assert before.ravel().tolist() == sorted(before.ravel().tolist(), reverse=True)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=100 if THOROUGH else 40)
 @given(
     st.sampled_from([(33,), (64,), (7, 9), (3, 5, 7)]),
     st.sampled_from([0, 0.02, 0.5, 1]),
@@ -368,7 +367,7 @@ def test_weights_of_two_costs_and_neighbouring_floats_have_valid_codes() -> None
     program = jax.jit(
         lambda w, h: project(w, Budget(ratio=6), curvature=h), compiler_options=AS_FOR_USERS
     )
-    for seed in range(10):
+    for seed in range(20 if THOROUGH else 10):
         rng = np.random.default_rng(seed)
         small, large = rng.normal(size=(3, 3, 1, 8)), 0.3 * rng.normal(size=(64, 32))
         weights = {"small": np.float32(small), "large": np.float32(large)}

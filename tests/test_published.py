@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from compiled import THOROUGH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -150,7 +151,7 @@ BUDGETS = (
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=150 if THOROUGH else 60)
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 99), budget=BUDGETS)
 def test_budget_and_codes_hold_whatever_the_weights(kind: str, seed: int, budget: Budget):
     net = fill(kind, seed)
