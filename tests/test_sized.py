@@ -173,6 +173,19 @@ def test_the_budget_falls_by_its_schedule() -> None:
     assert used[-1] <= 600
 
 
+@pytest.mark.parametrize("nbytes", [700, 3000])
+def test_a_budget_that_was_loose_leaves_nothing_behind(nbytes: int) -> None:
+    """After a ramp, with budgets at its beginning that nothing can fill, about as little is lost as without one."""
+
+    def lost(**options: Any) -> float:
+        params, state = trained(net(), nbytes, steps=40, noise=0.0, **options)
+        gaps = jax.tree.map(lambda q, w: float(jnp.sum((q - w) ** 2)), params, state.latents)
+        return sum(gaps[name]["kernel"] for name in SHAPES)
+
+    ramp = optax.linear_schedule(20.0, 1.0, 30)
+    assert lost(budget_schedule=ramp) < 1.15 * lost()
+
+
 def test_within_the_ramp_the_file_keeps_to_the_whole_budget() -> None:
     params, state = trained(net(), 600, steps=2, budget_schedule=optax.constant_schedule(12.0))
     assert float(state.latent_plan.sized_bits_used) / 8 > 2000

@@ -51,6 +51,8 @@ _FIRST_ROUNDS, _FIRST_OCTAVES, _FIRST_HALVINGS = 4, 6.0, 12
 _OCTAVES, _HALVINGS = 1.0, 7  # from one plan to the next
 _NEAR = 1.0  # octaves of the price within which a plan's own prices are used
 _CLOSE = 0.5  # and its steps
+_OFF_BALANCE = 0.125 # octaves by which a step that fits its numbers may be off its balance with the price
+_DEAREST = 40.0  # octaves above an error as large as the weights: nothing is kept there
 _LARGEST_STEP = 2.0**120  # of which float32 has all multiples
 _HEADER, _LEAF = 20, 13  # bytes of a file, and of each leaf, besides its numbers
 
@@ -284,9 +286,14 @@ def _fitted(plan: SizedPlan, weights: Sequence[jax.Array]) -> jax.Array:
 
 
 def _best_steps(plan: SizedPlan, products: jax.Array, squares: jax.Array) -> jax.Array:
-    """products: [leaves], of numbers and weights; squares: [leaves], of numbers."""
+    """products: [leaves], of numbers and weights; squares: [leaves], of numbers.
+
+    Near their balance with the price: steps that are much too long for it fit the numbers that they have led to as well.
+    """
+    balanced, most = _balanced(plan), 2**_OFF_BALANCE
     best = plan.sized_units * products / jnp.where(squares > 0, squares, 1)
-    return jnp.where(squares > 0, _short(plan, best), _balanced(plan))
+    bounded = jnp.clip(best, balanced / most, balanced * most)
+    return jnp.where(squares > 0, _short(plan, bounded), balanced)
 
 
 def _learned(plan: SizedPlan, weights: Sequence[jax.Array]) -> tuple[SizedPlan, jax.Array]:
@@ -333,6 +340,7 @@ def _searched(
 ) -> SizedPlan:
     """At the lowest price of a bit within so many octaves at which the budget holds, with what can be logged of it."""
     at = jnp.log2(plan.sized_multiplier)
+    least, most = _prices_of_use(plan)
 
     def attempt(i: jax.Array, last: _Search) -> _Search:
         # The last attempt is at the price that was found, for what it takes there.
@@ -347,10 +355,19 @@ def _searched(
         return _Search(low, high, bits, _density(plan, numbers))
 
     nothing = jnp.float32(0)
-    first = _Search(at - octaves, at + octaves, nothing, nothing)
+    low, high = (jnp.clip(end, least, most) for end in (at - octaves, at + octaves))
+    first = _Search(low, high, nothing, nothing)
     found = lax.fori_loop(0, halvings + 1, attempt, first)
     plan = _dearer(plan, found.high - at)
     return plan._replace(sized_bits_used=found.bits, sized_density=found.density)
+
+
+def _prices_of_use(plan: SizedPlan) -> tuple[jax.Array, jax.Array]:
+    """log2 of the price of a bit at which each leaf has its finest step, and of one at which nothing is kept."""
+    scale = plan.sized_finest / (BALANCE * plan.sized_units)
+    each = jnp.log2(scale**2 * plan.sized_weights)
+    finest = jnp.min(each, initial=_DEAREST, where=plan.sized_finest > 0)
+    return finest, jnp.float32(_DEAREST)
 
 
 def _dearer(plan: SizedPlan, octaves: jax.Array) -> SizedPlan:
