@@ -17,7 +17,8 @@ from jpq_jax.plan import check_finite
 from jpq_jax.projection.clustering import codes_of_clusters
 from jpq_jax.projection.planner import Plan
 from jpq_jax.projection.published import quantize_at, sparsify, to_codes
-from jpq_jax.projection.sized import SizedPlan, at_price
+from jpq_jax.projection.sized import at_price
+from jpq_jax.projection.sized_plan import SizedPlan
 from jpq_jax.projection.sketching import Curvature
 from jpq_jax.transforms.leaves import floats
 from jpq_jax.vocabulary import Codes, PyTree, dtype_name, leaves_with_paths

@@ -13,7 +13,8 @@ import pytest
 import jpq_jax
 from jpq_jax import Budget, artifact, finalize, joint, latent, leaves_with_paths
 from jpq_jax.projection import lines
-from jpq_jax.projection.sized import Setting, SizedPlan, at_price
+from jpq_jax.projection.sized import at_price
+from jpq_jax.projection.sized_plan import Setting, SizedPlan
 
 SHAPES = {"conv": (3, 3, 8, 16), "dense": (100, 40), "out": (40, 10)}
 
