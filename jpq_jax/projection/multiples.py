@@ -117,7 +117,8 @@ def _found(
         kept = 1 - error / jnp.where(square > 0, square, 1)
         return multiplier * (kept**2 + _KEPT) / (1 + _KEPT)
 
-    def improve(_: int, state: _Search) -> _Search:
+    def improve(i: int, state: _Search) -> _Search:
+        """At first half way, in octaves, to the multiplier of this error, and to the step that it asks for."""
         lines = lines_of_sums(state.sums.of_sizes, state.sums.total)
         prices = prices_of(_counts(state.numbers, lines))
         numbers, sums = _all_cheapest(leaf, state, lines, prices)
@@ -125,21 +126,22 @@ def _found(
         step = jnp.where(below > 0, sums.products / jnp.where(below > 0, below, 1), state.step)
         known = _mean_of_outputs(sums.of_numbers, w.shape, outputs)
         shift = (state.shift + mean - step * known) / 2
-        return _Search(numbers, sums, step, own(square - step * sums.products), shift)
-
-    def approach(i: int, state: _Search) -> _Search:
-        """Half way, in octaves, to the multiplier of this error, and to the step that it asks for."""
-        after = improve(i, state)
-        multiplier = jnp.sqrt(state.multiplier * after.multiplier)
-        step = after.step * jnp.sqrt(multiplier / state.multiplier)
-        return after._replace(multiplier=multiplier, step=step)
+        asked = own(square - step * sums.products)
+        half_way = jnp.sqrt(state.multiplier * asked)
+        nearer = step * jnp.sqrt(half_way / state.multiplier)
+        return _Search(
+            numbers,
+            sums,
+            jnp.where(i < _APPROACHING, nearer, step),
+            jnp.where(i < _APPROACHING, half_way, asked),
+            shift,
+        )
 
     first = own(square)
     step = BALANCE * jnp.sqrt(first)
     numbers, sums = _begun(leaf, step)
     state = _Search(numbers, sums, step, first, jnp.zeros_like(mean))
-    state = lax.fori_loop(0, _APPROACHING, approach, state)
-    state = lax.fori_loop(0, _SETTLING, improve, state)
+    state = lax.fori_loop(0, _APPROACHING + _SETTLING, improve, state)
     step = state.step.astype(jnp.bfloat16).astype(jnp.float32)
     return LeafNumbers(state.numbers, step), w
 
@@ -227,11 +229,13 @@ def _exponents(lines: Lines) -> tuple[jax.Array, jax.Array]:
 def _slabs(
     shape: tuple[int, ...], body: Callable[[Any, int, jax.Array, Any], Any], carry: Any
 ) -> Any:
-    """body(first row, number of rows, [number, 1] which of them no slab had before, carry) for slab after slab."""
+    """body(first row, number of rows, [number or 1, 1] which of them no slab had before, carry) for slab after slab."""
     rows, columns = shape
     if not rows * columns:
         return carry
     height = min(max(_SLAB // columns, 1), rows)
+    if height == rows:
+        return body(0, rows, np.ones((1, 1), bool), carry)
 
     def slab(i: Any, carry: Any) -> Any:
         first = jnp.minimum(i * height, rows - height)
