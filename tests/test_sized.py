@@ -187,6 +187,28 @@ def test_a_budget_that_was_loose_leaves_nothing_behind(nbytes: int) -> None:
     assert lost(budget_schedule=ramp) < 1.15 * lost()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_weight_that_is_none_for_a_while_is_got_over(bad: float) -> None:
+    params = net()
+    optimizer = latent(optax.sgd(1.0), joint(Budget(nbytes=1500)), every=1)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    spoiled = jax.tree.map(jnp.copy, params)
+    spoiled["out"]["kernel"] = spoiled["out"]["kernel"].at[0, 0].set(bad)
+    still, updates = jax.tree.map(jnp.zeros_like, params), None
+    for step in range(40):
+        latents = spoiled if 4 <= step < 8 else params
+        updates, state = update(still, state._replace(latents=latents), params)
+    undisturbed, _ = trained(params, 1500, steps=8, noise=0.0)
+
+    def lost(values: Any) -> float:
+        return sum(
+            float(jnp.sum((values[name]["kernel"] - params[name]["kernel"]) ** 2))
+            for name in SHAPES
+        )
+
+    assert lost(optax.apply_updates(params, updates)) < 1.1 * lost(undisturbed)
+
+
 def test_within_the_ramp_the_file_keeps_to_the_whole_budget() -> None:
     params, state = trained(net(), 600, steps=2, budget_schedule=optax.constant_schedule(12.0))
     assert float(state.latent_plan.sized_bits_used) / 8 > 2000

@@ -171,8 +171,8 @@ def _prices_of_use(plan: SizedPlan) -> tuple[jax.Array, jax.Array]:
     """log2 of the price of a bit at which each leaf has its finest step, and of one at which nothing is kept."""
     scale = plan.sized_finest / (BALANCE * plan.sized_units)
     each = jnp.log2(scale**2 * plan.sized_weights)
-    finest = jnp.min(each, initial=_DEAREST, where=plan.sized_finest > 0)
-    return finest, jnp.float32(_DEAREST)
+    finest = jnp.min(each, initial=jnp.inf, where=jnp.isfinite(each))  # not of zeros, nor of NaN
+    return jnp.where(jnp.isfinite(finest), finest, -_DEAREST), jnp.float32(_DEAREST)
 
 
 def dearer(plan: SizedPlan, octaves: jax.Array) -> SizedPlan:
