@@ -235,7 +235,7 @@ def _slabs(
         return carry
     height = min(max(_SLAB // columns, 1), rows)
     if height == rows:
-        return body(0, rows, np.ones((1, 1), bool), carry)
+        return body(0, rows, jnp.ones((1, 1), bool), carry)
 
     def slab(i: Any, carry: Any) -> Any:
         first = jnp.minimum(i * height, rows - height)
