@@ -145,7 +145,7 @@ def searched(
 ) -> SizedPlan:
     """At the lowest price of a bit within so many octaves at which the budget holds, with what can be logged of it."""
     at = jnp.log2(plan.sized_multiplier)
-    least, most = _prices_of_use(plan)
+    least = _least_of_use(plan)
 
     def attempt(i: jax.Array, last: _Search) -> _Search:
         # The last attempt is at the price that was found, for what it takes there.
@@ -160,19 +160,19 @@ def searched(
         return _Search(low, high, bits, _density(plan, numbers))
 
     nothing = jnp.float32(0)
-    low, high = (jnp.clip(end, least, most) for end in (at - octaves, at + octaves))
+    low, high = (jnp.clip(end, least, _DEAREST) for end in (at - octaves, at + octaves))
     first = _Search(low, high, nothing, nothing)
     found = lax.fori_loop(0, halvings + 1, attempt, first)
     plan = dearer(plan, found.high - at)
     return plan._replace(sized_bits_used=found.bits, sized_density=found.density)
 
 
-def _prices_of_use(plan: SizedPlan) -> tuple[jax.Array, jax.Array]:
-    """log2 of the price of a bit at which each leaf has its finest step, and of one at which nothing is kept."""
+def _least_of_use(plan: SizedPlan) -> jax.Array:
+    """log2 of the price of a bit at which each leaf has its finest step."""
     scale = plan.sized_finest / (BALANCE * plan.sized_units)
     each = jnp.log2(scale**2 * plan.sized_weights)
     finest = jnp.min(each, initial=jnp.inf, where=jnp.isfinite(each))  # not of zeros, nor of NaN
-    return jnp.where(jnp.isfinite(finest), finest, -_DEAREST), jnp.float32(_DEAREST)
+    return jnp.where(jnp.isfinite(finest), finest, -_DEAREST)
 
 
 def dearer(plan: SizedPlan, octaves: jax.Array) -> SizedPlan:
