@@ -129,13 +129,20 @@ class _Costs(NamedTuple):
     def cells(self, book: Book) -> Cells:
         return cells_at(book, self.multiplier, self.leaf, self.rate, self.slots)
 
-    def improved(self, book: Book, iterations: int | jax.Array) -> Book:
-        """By so many iterations of Lloyd's algorithm."""
-        return lax.fori_loop(0, iterations, lambda _, book: self._better(book), book)
+    def improved(self, book: Book, iterations: jax.Array) -> tuple[Book, Cells]:
+        """By so many iterations of Lloyd's algorithm; and the cells of what comes out."""
 
-    def _better(self, book: Book) -> Book:
+        def once(i: jax.Array, state: tuple[Book, Cells]) -> tuple[Book, Cells]:
+            better = self._better(*state)  # before the first, no cells are known yet
+            book = Book(*(jnp.where(i > 0, *pair) for pair in zip(better, state[0], strict=True)))
+            return book, self.cells(book)
+
+        shape = (len(self.leaf.cost), sum(self.slots))
+        unknown = Cells(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
+        return lax.fori_loop(0, iterations + 1, once, (book, unknown))
+
+    def _better(self, book: Book, found: Cells) -> Book:
         """By one, which lowers error plus price, or leaves it as it is, at the rate's prices."""
-        found = self.cells(book)
         levels = centroids(book.levels, found, self.leaf, self.slots)
         counts = jnp.sum(found.counts, axis=0, dtype=jnp.int32)
         price = self.rate.price(counts, self.bits, self.leaf.size, self.slots)
@@ -174,8 +181,8 @@ def _search(problem: Problem, start: Start) -> Candidates:
         book = lax.cond(begins, begun, lambda book, *_: book, book, leaf, multiplier)
         few = jnp.where(i < _COARSE, _GLANCE, jnp.where(i == _COARSE, _ITERATIONS, _FOLLOWING))
         iterations = jnp.where(cold, few, _FOLLOWING)
-        book = costs.improved(book, iterations)
-        counts, gain = outcome(book.levels, costs.cells(book), leaf, ALL)
+        book, found = costs.improved(book, iterations)
+        counts, gain = outcome(book.levels, found, leaf, ALL)
         bits = rate.of_leaf(counts, widths, leaf.size, ALL)
         best = jnp.argmin(jnp.minimum(multiplier * bits.astype(jnp.float32), MOST) - gain)
         return book, (best + 1).astype(jnp.int32), bits[best]
@@ -216,7 +223,7 @@ def _settle(problem: Problem, side: Candidates, rounds: jax.Array) -> Fit:
 
         def improved(book: Book, multiplier: jax.Array, bits: jax.Array, leaf: Leaf) -> Book:
             costs = _Costs(multiplier, bits[None], leaf, problem.rate, ONE)
-            return costs.improved(book, iterations)
+            return costs.improved(book, iterations)[0]
 
         return jax.vmap(improved)(book, multiplier, bits, problem.leaves), spent
 

@@ -75,7 +75,8 @@ def _coding(
     used = (levels != 0) & ((of_slot > 0) | ((with_spare > 0) & (spare > 0)))
     values = centroids(levels, found[0], leaf, ONE) * unit_of(exponent)
     code_of_slot, codebook, bits = numbered(values, used)
-    at, below = (code_of_slot[slots_of_bins(levels, border, leaf)] for border in borders)
+    slots = jax.vmap(lambda border: slots_of_bins(levels, border, leaf))(jnp.stack(borders))
+    at, below = code_of_slot[slots]
     return _Coding(exponent, at, below, spare, codebook, bits)
 
 

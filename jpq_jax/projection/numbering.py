@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jpq_jax.sketch.priced import preceding
 from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, MAX_BITS
 
 
@@ -30,7 +31,7 @@ def numbered(values: jax.Array, used: jax.Array) -> Numbering:
     order = jnp.argsort(jnp.where(used, values, jnp.inf))
     ascending, in_use = values[order], used[order]
     is_first = jnp.arange(LEVELS, dtype=jnp.int32) == 0
-    is_new = in_use & (is_first | (ascending != jnp.roll(ascending, 1)))
+    is_new = in_use & (is_first | (ascending != preceding(ascending)))
     code = jnp.where(in_use, jnp.cumsum(is_new, dtype=jnp.int32), 0)
     codebook = jnp.zeros(LEVELS, jnp.float32)
     codebook = codebook.at[jnp.where(is_new, code, LEVELS)].set(ascending, mode="drop")

@@ -76,29 +76,37 @@ class Cells(NamedTuple):
 
 def tails_of(sketch: LogSketch, cost: jax.Array) -> Tails:
     """cost: [classes], of an error."""
-
-    # Summed from the outside in: the few large weights must not drown in the sum of the many small ones.
-    def from_outside(x: jax.Array) -> jax.Array:
-        sums = jnp.cumsum(x[..., ::-1], axis=-1, dtype=x.dtype)[..., ::-1]
-        return jnp.pad(sums, [(0, 0)] * (x.ndim - 1) + [(0, 1)])
-
-    counts = sketch.counts.astype(jnp.float32)
-    total = counts * sketch.mean
-    of_all = jnp.sum(counts, axis=0)
+    number = sketch.counts.astype(jnp.float32)
+    total = number * sketch.mean
+    of_all = jnp.sum(number, axis=0)
     middle = jnp.where(
         of_all > 0, jnp.sum(total, axis=0) / jnp.maximum(of_all, 1), edges()[:-1][None]
     )
     # Of weights far apart, what counts is not how wide their bins are, but how far it is to the next.
-    weight = jnp.sum(counts * cost[:, None, None], axis=0)
+    weight = jnp.sum(number * cost[:, None, None], axis=0)
     so_far = lax.cummax(jnp.where(of_all > 0, middle, 0), axis=1)
     gap = middle - jnp.pad(so_far[:, :-1], ((0, 0), (1, 0)))
-    return Tails(
-        counts=from_outside(sketch.counts),
-        total=from_outside(total),
-        mean=sketch.mean,
-        spread=from_outside(jnp.cbrt(weight * gap**2)),
-        middle=middle,
-    )
+    counts, total, spread = _beyond(sketch.counts, total, jnp.cbrt(weight * gap**2))
+    return Tails(counts, total, sketch.mean, spread, middle)
+
+
+def _beyond(*of_bins: jax.Array) -> list[jax.Array]:
+    """The sums of each bin and those beyond it, and of none: [..., SIDE] to [..., SIDE + 1].
+
+    By doubling: the few large weights do not drown in the sum of the many small ones, and one loop is less to compile than three
+    running sums.
+    """
+    bins = jnp.arange(SIDE + 1, dtype=jnp.int32)
+
+    def double(i: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
+        other = bins + (1 << i)
+        inside, place = other <= SIDE, jnp.minimum(other, SIDE)
+        return [
+            jnp.where(inside, x + x.at[..., place].get(mode="promise_in_bounds"), x) for x in sums
+        ]
+
+    start = [jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)]) for x in of_bins]
+    return lax.fori_loop(0, SIDE.bit_length(), double, start)
 
 
 def _is_first(slots: tuple[int, ...]) -> np.ndarray:
@@ -131,12 +139,22 @@ def each(x: jax.Array, slots: tuple[int, ...]) -> jax.Array:
     return x.at[..., owner_of(slots)].get(mode="promise_in_bounds")
 
 
+def following(x: jax.Array) -> jax.Array:
+    """What the slot after each one has, 0 after the last. Unlike `jnp.roll` it is compiled into what makes use of it."""
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 1) + [(-1, 1, 0)])
+
+
+def preceding(x: jax.Array) -> jax.Array:
+    """What the slot before each one has, 0 before the first."""
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 1) + [(1, -1, 0)])
+
+
 def _middles(levels: jax.Array, price: jax.Array) -> jax.Array:
     """[slots]: where a slot's value and the next one's cost the same, both being of one sign."""
-    following = jnp.roll(levels, -1)
-    apart = following - levels
-    dearer = jnp.roll(price, -1) - price
-    return (levels + following) / 2 + jnp.where(apart > 0, dearer / (2 * apart), 0)
+    other = following(levels)
+    apart = other - levels
+    dearer = following(price) - price
+    return (levels + other) / 2 + jnp.where(apart > 0, dearer / (2 * apart), 0)
 
 
 def thresholds(levels: jax.Array, price: jax.Array, slots: tuple[int, ...]) -> jax.Array:
@@ -147,17 +165,18 @@ def thresholds(levels: jax.Array, price: jax.Array, slots: tuple[int, ...]) -> j
     price: [slots] float32, in the sketch's unit^2.
     """
     middle = _middles(levels, price)
-    left = jnp.where(_is_first(slots), -jnp.inf, jnp.roll(middle, 1))
+    left = jnp.where(_is_first(slots), -jnp.inf, preceding(middle))
     right = jnp.where(_is_last(slots), jnp.inf, middle)
-
-    def lowest(c: jax.Array, inner: jax.Array, outer: jax.Array) -> jax.Array:
-        is_level = c > 0
-        gains_from = c / 2 + price / (2 * jnp.where(is_level, c, 1))
-        start = jnp.maximum(jnp.maximum(gains_from, inner), 0)
-        start = jnp.where(is_level & (start <= outer), start, _NONE)
-        return jnp.min(_by_codebook(start, slots, _NONE), axis=-1)
-
-    return jnp.stack([lowest(levels, left, right), lowest(-levels, -right, -left)])
+    is_positive = np.array([[True], [False]])
+    c, inner, outer = (
+        jnp.where(is_positive, of_positive[None, :], -of_negative[None, :])
+        for of_positive, of_negative in ((levels, levels), (left, right), (right, left))
+    )
+    is_level = c > 0
+    gains_from = c / 2 + price[None, :] / (2 * jnp.where(is_level, c, 1))
+    start = jnp.maximum(jnp.maximum(gains_from, inner), 0)
+    start = jnp.where(is_level & (start <= outer), start, _NONE)
+    return jnp.min(_by_codebook(start, slots, _NONE), axis=-1)
 
 
 def borders(
@@ -172,13 +191,13 @@ def borders(
 
     flat: whether all values of a codebook have one price.
     """
-    following = jnp.roll(levels, -1)
+    other = following(levels)
     from_, to = each(threshold[0], slots), -each(threshold[1], slots)
     middle = _middles(levels, price)
-    border = jnp.where(following > 0, jnp.maximum(middle, from_), middle)
+    border = jnp.where(other > 0, jnp.maximum(middle, from_), middle)
     border = jnp.where(levels < 0, jnp.minimum(middle, to), border)
-    border = jnp.where((levels == 0) & (following > 0), from_, border)
-    border = jnp.where((levels < 0) & (following == 0), to, border)
+    border = jnp.where((levels == 0) & (other > 0), from_, border)
+    border = jnp.where((levels < 0) & (other == 0), to, border)
     border = jnp.where(_is_last(slots), jnp.inf, border)
     if flat:
         return border
@@ -210,7 +229,7 @@ def cells(border: jax.Array, levels: jax.Array, tails: Tails, slots: tuple[int, 
 
         def between(tail: jax.Array) -> jax.Array:
             right = tail.at[side, place].get(mode="promise_in_bounds")
-            left = jnp.where(_is_first(slots), 0, jnp.roll(right, 1))
+            left = jnp.where(_is_first(slots), 0, preceding(right))
             inside = jnp.where(levels > 0, left - right, right - left)
             return jnp.where(levels == 0, 0, inside)
 
@@ -385,11 +404,10 @@ def slot_of_bin(levels: jax.Array, border: jax.Array, mean: jax.Array) -> jax.Ar
     below = levels < 0
     place = edge_index(jnp.abs(border), below.astype(jnp.int32), mean)
 
-    def passed(mine: jax.Array) -> jax.Array:
-        """How many of these slots' borders are at or below each bin of their side."""
-        at = jnp.zeros(SIDE + 1, jnp.int32).at[place].add(mine.astype(jnp.int32))
-        return jnp.cumsum(at, dtype=jnp.int32)[:SIDE]
-
+    # How many borders of a side's slots are at or below each of its bins.
+    at = jnp.zeros((2, SIDE), jnp.int32).at[below.astype(jnp.int32), place].add(1, mode="drop")
+    passed = jnp.cumsum(at, axis=1, dtype=jnp.int32)
     zero = jnp.sum(below, dtype=jnp.int32)
     # From zero outwards the slots count up on one side and down on the other.
-    return jnp.concatenate([zero + passed(~below), zero - passed(below), zero[None]])
+    of_bins = zero + jnp.array([[1], [-1]], jnp.int32) * passed
+    return jnp.append(of_bins.reshape(-1), zero)
