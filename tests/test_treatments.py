@@ -61,7 +61,7 @@ AS_USERS_PROJECT = jax.jit(
 
 @pytest.fixture
 def as_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that project many times with one program."""
+    """For tests that project many times with one program, and those that can share these."""
     monkeypatch.setattr(PROJECT, "_project", AS_USERS_PROJECT)
 
 
@@ -121,6 +121,7 @@ def support(leaf: Codes) -> np.ndarray:
     return np.asarray(leaf.code) != 0
 
 
+@pytest.mark.usefixtures("as_for_users")
 def test_n_of_m() -> None:
     n, weights = 2, net(1)
     loose = project(weights, Budget(ratio=8), plan=plan_of(Treatment(granularity=NofM(n, 4))))
@@ -132,6 +133,7 @@ def test_n_of_m() -> None:
         assert not ruled_out.any()
 
 
+@pytest.mark.usefixtures("as_for_users")
 @pytest.mark.parametrize("granularity", [Block((2, 4)), Channels(), Channels(-2)])
 @pytest.mark.parametrize("bits", [900, 2500, 6000])
 def test_groups_are_kept_or_pruned_as_wholes(granularity: Any, bits: int) -> None:
@@ -177,6 +179,7 @@ def test_channels_near_the_optimum_of_one_bit() -> None:
     assert max(gaps) < 0.25
 
 
+@pytest.mark.usefixtures("as_for_users")
 @pytest.mark.parametrize("name", ["uniform", "uniform channels"])
 def test_uniform_values_are_multiples_of_a_step(name: str) -> None:
     codes = project(net(3), Budget(bits=4000), plan=plan_of(TREATMENTS[name]))
@@ -192,6 +195,7 @@ def test_uniform_values_are_multiples_of_a_step(name: str) -> None:
         np.testing.assert_allclose(values / step, np.round(values / step), atol=1e-3)
 
 
+@pytest.mark.usefixtures("as_for_users")
 def test_free_values_are_no_worse_than_uniform_ones() -> None:
     for seed in range(3):
         weights = net(seed)
@@ -213,6 +217,7 @@ def test_scales_of_channels_pay_where_channels_differ() -> None:
     np.testing.assert_allclose(np.diff(np.log2(np.abs(scaled["w"].scale[0]))), 0.5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("as_for_users")
 def test_scales_are_saved_and_loaded(tmp_path: Any) -> None:
     codes = project(net(4), Budget(bits=3000), plan=plan_of(TREATMENTS["uniform channels"]))
     first, second = tmp_path / "a.jpq", tmp_path / "b.jpq"
@@ -223,6 +228,7 @@ def test_scales_are_saved_and_loaded(tmp_path: Any) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.usefixtures("as_for_users")
 def test_one_cost_for_all_is_no_cost() -> None:
     weights = net(5)
     costs = {name: np.full(w.shape, 3.0, np.float32) for name, w in weights.items()}
@@ -230,6 +236,7 @@ def test_one_cost_for_all_is_no_cost() -> None:
     assert error(weights, costly) == pytest.approx(error(weights, plain), rel=1e-2)
 
 
+@pytest.mark.usefixtures("as_for_users")
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 @pytest.mark.parametrize("granularity", [Element(), Channels()])
 def test_curvature_lowers_the_error_that_it_weighs(granularity: Any, scale: float) -> None:
@@ -294,6 +301,7 @@ def code_length(codes: Any) -> float:
     return total
 
 
+@pytest.mark.usefixtures("as_for_users")
 def test_coded_rate_is_the_code_length() -> None:
     codes = project(net(7), Budget(bits=5000), rate="coded")
     assert rate_bits(codes, "coded") == pytest.approx(code_length(codes))
@@ -341,6 +349,7 @@ def test_values_that_changed_places_are_put_in_order_with_their_prices() -> None
     np.testing.assert_array_equal(found.slot_bits, [10, 11, 12, 14, 13, 15, 17, 16])
 
 
+@pytest.mark.usefixtures("as_for_users")
 def test_a_channel_of_next_to_nothing() -> None:
     weights = net(3)
     weights["dense"][:, 3] = 0
@@ -358,6 +367,7 @@ def test_of_equal_groups_the_first_are_kept() -> None:
     np.testing.assert_array_equal(support(codes["w"]), expected)
 
 
+@pytest.mark.usefixtures("as_for_users")
 def test_coded_rate_gives_less_error_at_the_same_code_length() -> None:
     for seed in range(3):
         weights = net(seed)
@@ -387,6 +397,7 @@ def test_means_of_groups() -> None:
     np.testing.assert_array_equal(np.asarray(of_group(jnp.asarray(mean), (2, 3)))[::2, ::3], mean)
 
 
+@pytest.mark.usefixtures("as_for_users")
 def test_plans_are_taken_and_checked() -> None:
     weights = net(8)
     plan = jpq_jax.plan_leaves(weights, plan_of(TREATMENTS["blocks"]))
