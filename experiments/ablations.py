@@ -77,7 +77,10 @@ def ablations(steps: int, epochs: int) -> list[Ablation]:
 
     rising = optax.exponential_decay(_RHO / 10**0.5, half // 4, 10 ** (1 / 3), staircase=True)
     prune = Stage("prune", half, toward(keep))
-    retrain = Stage("retrain", half, optax.chain(sgd, mask), inherit=projected)
+    still = jpq_jax.project_params(
+        keep, every=nearest
+    )  # prunes nothing more, and tells `finalize` of the plan
+    retrain = Stage("retrain", half, optax.chain(sgd, mask, still), inherit=projected)
     cluster = Stage("cluster", half, toward(values))
     by_clusters = Stage(
         "retrain clusters", half, optax.chain(sgd, jpq_jax.cluster_updates()), inherit=projected
@@ -124,38 +127,43 @@ def ablations(steps: int, epochs: int) -> list[Ablation]:
 Run = Callable[[Trained, int], Trained]
 
 
-def _runner(model: Model, dataset: Dataset, optimizer: Any, seed: int) -> Run:
+def _runner(model: Model, dataset: Dataset, optimizer: Any, key: jax.Array) -> Run:
     """(trained, epoch) -> trained, an epoch later."""
     part: Any = dataset.train  # which is held
     images, labels = jnp.asarray(part.images), jnp.asarray(part.labels)
     run = epoch_function(model, dataset, _CONFIG, optimizer)
 
     def one(trained: Trained, epoch: int) -> Trained:
-        key = jax.random.fold_in(jax.random.key(seed), epoch)
-        return run(jax.tree.map(jnp.copy, trained), images, labels, key)[0]  # which it takes
+        own = jax.random.fold_in(key, epoch)
+        return run(jax.tree.map(jnp.copy, trained), images, labels, own)[0]  # which it takes
 
     return one
 
 
-def dense(model: Model, dataset: Dataset, epochs: int, seed: int) -> Any:
+def dense(model: Model, dataset: Dataset, epochs: int, key: jax.Array) -> Any:
     """Params of the dense model."""
     steps = epochs * (dataset.train.size // _CONFIG.batch_size)
     sgd = optax.sgd(optax.cosine_decay_schedule(0.05, steps), momentum=0.9)
-    run = _runner(model, dataset, sgd, seed)
+    run = _runner(model, dataset, sgd, key)
     trained = Trained(model.params, model.statistics, sgd.init(model.params))
-    for epoch in range(-epochs, 0):
+    for epoch in range(epochs):
         trained = run(trained, epoch)
     return trained.params
 
 
 def compressed(
-    model: Model, params: Any, stages: Sequence[Stage], dataset: Dataset, epochs: int, seed: int
+    model: Model,
+    params: Any,
+    stages: Sequence[Stage],
+    dataset: Dataset,
+    epochs: int,
+    key: jax.Array,
 ) -> tuple[Any, list[int]]:
     """Codes after so many epochs, and how many each stage had; the last has those, too, that one which ended early did not take."""
     steps = dataset.train.size // _CONFIG.batch_size
     (stage, *later), done, had = stages, 0, []
     trained = Trained(params, model.statistics, stage.optimizer.init(params))
-    run = _runner(model, dataset, stage.optimizer, seed)
+    run = _runner(model, dataset, stage.optimizer, key)
     for epoch in range(epochs):
         settled = stage.until is not None and bool(stage.until(trained.opt_state))
         if later and (settled or done == stage.steps // steps):
@@ -163,7 +171,7 @@ def compressed(
             (stage, *later), done = later, 0
             params, state = started(stage, trained.params, trained.opt_state)
             trained = trained._replace(params=params, opt_state=state)
-            run = _runner(model, dataset, stage.optimizer, seed)
+            run = _runner(model, dataset, stage.optimizer, key)
         trained, done = run(trained, epoch), done + 1
     return jpq_jax.finalize(trained.params, trained.opt_state), [*had, done]
 
@@ -223,13 +231,14 @@ def main(
     dataset = load("mnist", None).with_train_images(train_images)
     for seed in range(seeds):
         model = build("lenet5", seed)
-        params = dense(model, dataset, dense_epochs, seed)
+        for_dense, for_compressed = jax.random.split(jax.random.key(seed))
+        params = dense(model, dataset, dense_epochs, for_dense)
         for ablation in ablations(train_images // _CONFIG.batch_size, epochs):
             for side, stages in zip(_SIDES, ablation[1:], strict=True):
                 key = f"{ablation.name}/{side}/{seed}"
                 if key in found:
                     continue
-                codes, had = compressed(model, params, stages, dataset, epochs, seed)
+                codes, had = compressed(model, params, stages, dataset, epochs, for_compressed)
                 variables = joined(jpq_jax.dequantize(codes), model.statistics)
                 reached = accuracy(model, variables, dataset, dataset.validation)
                 found[key] = {"accuracy": reached, "epochs": had}
