@@ -22,7 +22,7 @@ from experiments import evaluate, provenance, publish, run
 from experiments.benchmarks import latency
 
 ROOT = Path(__file__).parent.parent
-QUICK = ["--train_images=2560", "--dense_epochs=2", "--epochs=3", "--ratio=50"]
+QUICK = ["--preset=admm", "--train_images=2560", "--dense_epochs=2", "--epochs=3", "--ratio=50"]
 
 
 def command(*arguments: str) -> list[str]:
@@ -151,7 +151,9 @@ def test_pruning_and_clustering_by_themselves(
     narrow += ["--train_images=512", "--dense_epochs=1", "--dense_learning_rate=1e-4"]
     options = [f"--method={method}", "--ratio=None", *narrow, *budget]
     with jax.numpy_dtype_promotion("standard"):  # which optax's schedules need
-        assert run.main(["lenet5_mnist", *options, f"--workdir={tmp_path}/work"]) == 0
+        assert (
+            run.main(["lenet5_mnist", "--preset=admm", *options, f"--workdir={tmp_path}/work"]) == 0
+        )
     results = json.loads((tmp_path / "work" / "results.json").read_text())
     names = list(dict.fromkeys(row["stage"] for row in results["epochs"]))
     assert names[0] == "dense"
@@ -174,7 +176,7 @@ def test_a_search_comes_before_training(
     options += [f"--init={tmp_path}/init.safetensors", "--dense_epochs=0", "--warmup_epochs=0"]
     options += ["--train_images=256", "--learning_rate=1e-3", f"--workdir={tmp_path}/work"]
     with jax.numpy_dtype_promotion("standard"):
-        assert run.main(["lenet5_mnist", *options]) == 0
+        assert run.main(["lenet5_mnist", "--preset=admm", *options]) == 0
     assert "macs, by evolution" in capsys.readouterr().out
     results = json.loads((tmp_path / "work" / "results.json").read_text())
     shapes = {row["path"]: row["shape"] for row in results["leaves"] if "shape" in row}
@@ -206,7 +208,7 @@ def test_too_few_multiplications_are_an_error(
     options = ["--method=joint", "--macs=1e-4", "--ratio=20", f"--init={tmp_path}/init.safetensors"]
     options += ["--dense_epochs=0", "--train_images=256", f"--workdir={tmp_path}/work"]
     with jax.numpy_dtype_promotion("standard"):
-        assert run.main(["lenet5_mnist", *options]) == 2
+        assert run.main(["lenet5_mnist", "--preset=admm", *options]) == 2
     assert "expected at least" in capsys.readouterr().err
 
 
