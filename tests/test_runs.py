@@ -267,7 +267,7 @@ BAD_COMMANDS = {
     "unknown key": (("lenet5_mnist", "--epoch_count=3"), "epoch_count"),
     "wrong type": (("lenet5_mnist", "--epochs=many"), "many"),
     "two budgets": (
-        ("lenet5_mnist", "--ratio=3", "--density=0.1", "--bits=3"),
+        ("lenet5_mnist", "--preset=admm", "--ratio=3", "--density=0.1", "--bits=3"),
         "the budget of admm is ratio or bits with density",
     ),
     "no epochs": (("lenet5_mnist", "--epochs=0"), "at least 1 epoch"),
