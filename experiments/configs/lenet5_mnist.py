@@ -1,8 +1,8 @@
-"""LeNet-5 on MNIST by the method of Yang et al., CVPR 2020.
+"""LeNet-5 on MNIST, after Yang et al., CVPR 2020.
 
 `default` trains a dense model, then compresses it a thousandfold through the joint projection, in minutes. `admm` does so
-by the published method, five-hundredfold. `published` is the authors' setting for about 2,000x, to
-be started from their baseline with --init. `paper` is the same with random shifts, in place of the 5,000 training images
+by the published method, five-hundredfold. `published` is the authors' setting for about 2,000x, to be started from their
+baseline with --init. `paper` is the same with random shifts, in place of the 5,000 training images
 that are held out here, with the fine-tuning that the authors end their AlexNet runs with, and with gradients clipped:
 their learning rate is at the edge of what is stable, and one seed in two diverged. `joint` trains through the joint
 projection, and is to be started from their baseline too. `relu` is the same for a network with ReLUs after its
