@@ -77,9 +77,8 @@ def ablations(steps: int, epochs: int) -> list[Ablation]:
 
     rising = optax.exponential_decay(_RHO / 10**0.5, half // 4, 10 ** (1 / 3), staircase=True)
     prune = Stage("prune", half, toward(keep))
-    still = jpq_jax.project_params(
-        keep, every=nearest
-    )  # prunes nothing more, and tells `finalize` of the plan
+    # Prunes nothing more, and tells `finalize` of the plan.
+    still = jpq_jax.project_params(keep, every=nearest)
     retrain = Stage("retrain", half, optax.chain(sgd, mask, still), inherit=projected)
     cluster = Stage("cluster", half, toward(values))
     by_clusters = Stage(

@@ -1,14 +1,14 @@
 """LeNet-5 on MNIST, after Yang et al., CVPR 2020.
 
-`default` trains a dense model, then compresses it a thousandfold through the joint projection, in minutes. `admm` does so
-by the published method, five-hundredfold. `published` is the authors' setting for about 2,000x, to be started from their
-baseline with --init. `paper` is the same with random shifts, in place of the 5,000 training images
-that are held out here, with the fine-tuning that the authors end their AlexNet runs with, and with gradients clipped:
-their learning rate is at the edge of what is stable, and one seed in two diverged. `joint` trains through the joint
-projection, and is to be started from their baseline too. `relu` is the same for a network with ReLUs after its
-convolutions, which reaches a higher accuracy and is trained here. `bytes` is for a file of so many bytes, all that is in
-it counted: that network, but narrow, trained on images that are also turned and stretched, and then by itself and by what
-it said when it was dense. `smallest` is the same for half as many bytes.
+`default` trains a dense model, then compresses it a thousandfold through the joint projection, in minutes. `admm` does
+so by the published method, five-hundredfold. `published` is the authors' setting for about 2,000x, to be started from
+their baseline with --init. `paper` is the same with random shifts, in place of the 5,000 training images that are held
+out here, with the fine-tuning that the authors end their AlexNet runs with, and with gradients clipped: their learning
+rate is at the edge of what is stable, and one seed in two diverged. `joint` trains through the joint projection, and is
+to be started from their baseline too. `relu` is the same for a network with ReLUs after its convolutions, which reaches
+a higher accuracy and is trained here. `bytes` is for a file of so many bytes, all that is in it counted: that network,
+but narrow, trained on images that are also turned and stretched, and then by itself and by what it said when it was
+dense. `smallest` is the same for half as many bytes.
 
 By Ye et al., 2018, from the same baseline: `pruning` alone, here with the layers' shares found under one number and not
 given; `clustering` alone, all weights to two values of their layer; `ye-joint`, both by ADMM, in their four stages.
