@@ -34,6 +34,8 @@ _KEEP = 0.006  # of the weights
 _BITS = 1
 _RHO = 0.03
 _RATE = 0.02
+_DENSE_RATE = 0.05
+_CLIP = 1.0  # of the gradient's norm: plain SGD at these rates diverges
 _PROJECTIONS = 4  # in an epoch
 _SIDES = ("with", "without")
 _CONFIG = Config(method="ye", density=_KEEP, bits=_BITS, batch_size=128, epochs=8)
@@ -51,10 +53,14 @@ class Ablation(NamedTuple):
     plain: list[Stage]
 
 
+def _sgd(rate: Any) -> optax.GradientTransformation:
+    return optax.chain(optax.clip_by_global_norm(_CLIP), optax.sgd(rate, momentum=0.9))
+
+
 def ablations(steps: int, epochs: int) -> list[Ablation]:
     """steps: optimizer steps in an epoch. epochs: of a run, a multiple of 4."""
     total, half, quarter = epochs * steps, epochs * steps // 2, epochs * steps // 4
-    sgd = optax.sgd(_RATE, momentum=0.9)
+    sgd = _sgd(_RATE)
     mask = jpq_jax.mask_updates()
     keep, values = jpq_jax.pruning(_KEEP), jpq_jax.clustering(_BITS, zero=False)
     nearest = max(steps // _PROJECTIONS, 1)
@@ -142,7 +148,7 @@ def _runner(model: Model, dataset: Dataset, optimizer: Any, key: jax.Array) -> R
 def dense(model: Model, dataset: Dataset, epochs: int, key: jax.Array) -> Any:
     """Params of the dense model."""
     steps = epochs * (dataset.train.size // _CONFIG.batch_size)
-    sgd = optax.sgd(optax.cosine_decay_schedule(0.05, steps), momentum=0.9)
+    sgd = _sgd(optax.cosine_decay_schedule(_DENSE_RATE, steps))
     run = _runner(model, dataset, sgd, key)
     trained = Trained(model.params, model.statistics, sgd.init(model.params))
     for epoch in range(epochs):

@@ -17,8 +17,10 @@ from experiments.config import Config, SearchName
 from experiments.data import Dataset
 from experiments.model import Model, refilled
 from experiments.plots import draw_policy
+from experiments.progress import progress_bar
 from jpq_jax.plan import compressed_leaves
 from jpq_jax.policy.decisions import Cost
+from jpq_jax.policy.find import Progress
 from jpq_jax.policy.network import costs, network_of
 
 Bits = dict[str, Any]
@@ -84,6 +86,7 @@ def search(
     method: SearchName,
     evaluations: int,
     seed: int,
+    progress: Progress | None = None,
 ) -> jpq_jax.Policy:
     """With the first training images; only channels that a layer has for itself may go."""
     images, labels = (jnp.asarray(x) for x in next(iter(dataset.train.batches(_IMAGES))))
@@ -104,6 +107,7 @@ def search(
         seed=seed,
         method=method,
         shared=False,
+        progress=progress,
     )
 
 
@@ -122,7 +126,18 @@ def _shrunk(
     figure: Path,
     console: Console,
 ) -> Beginning:
-    found = search(model, dataset, cost, limit, config.search, config.evaluations, config.seed)
+    with progress_bar(console) as progress:
+        bar = progress.add_task(f"searching, {cost}", total=config.evaluations)
+        found = search(
+            model,
+            dataset,
+            cost,
+            limit,
+            config.search,
+            config.evaluations,
+            config.seed,
+            lambda tried: progress.update(bar, completed=tried),
+        )
     console.print(
         f"{float(getattr(found.costs, cost)):,.0f} of at most {limit:,.0f} {cost}, by {config.search}: "
         f"{100 * found.accuracy:.2f} % of the training images looked at are right before more training"

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import jpq_jax
 from experiments import checkpoints, processes
@@ -27,6 +26,7 @@ from experiments.data.imagenet import batches as streamed_batches
 from experiments.evaluate import count_kernels
 from experiments.model import Model, accuracy, joined
 from experiments.norms import in_few_digits, seen_by_norms
+from experiments.progress import progress_bar
 from experiments.stages import DENSE, FINE_TUNE, stages_of
 from jpq_jax.recipe import Stage, started
 
@@ -213,7 +213,7 @@ def train(
         snapshot, history = store.restore(done, _shared(snapshot))
         console.print(f"going on after epoch {done}, found in {workdir}")
     run_epoch = run_of(stage, snapshot)
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         bar = progress.add_task("training", total=ends[-1], completed=done)
         for epoch in range(done, ends[-1]):
             started_at = time.monotonic()
@@ -353,11 +353,6 @@ def _besides(config: Config, model: Model) -> int | None:
         return None
     nothing = jax.tree.map(jnp.zeros_like, model.params)
     return jpq_jax.artifact.file_bytes(joined(nothing, in_few_digits(model.statistics)))
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console)
 
 
 def _line(row: dict[str, Any]) -> str:

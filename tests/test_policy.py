@@ -189,9 +189,19 @@ def test_the_search_is_within_a_hundredth_of_the_best_of_all_policies(limit: flo
     toy = Toy()
     best = toy.best(toy.setting(limit))
     for seed in range(3):
+        told: list[int] = []
         found = jpq_jax.find_policy(
-            toy.apply, toy.params, toy.x[:1], toy.right, limit=limit, evaluations=300, seed=seed
+            toy.apply,
+            toy.params,
+            toy.x[:1],
+            toy.right,
+            limit=limit,
+            evaluations=300,
+            seed=seed,
+            progress=told.append,
         )
+        assert told == sorted(set(told))
+        assert told[-1] == len(found.rewards)
         assert 0.99 * best <= found.accuracy <= best + 1e-5
         assert float(found.costs.bits) <= limit
         assert len(found.rewards) <= 300

@@ -28,6 +28,10 @@ _RULES: tuple[Method, ...] = ("uniform", "magnitude", "lagrangian")
 METHODS: tuple[Method, ...] = ("evolution", "agent", "random", "lagrangian", "magnitude", "uniform")
 
 
+Progress = Callable[[int], None]
+"""Called with the number of policies tried so far."""
+
+
 class Policy(NamedTuple):
     """Attributes:
     bits: for each kernel by its path, [channels] int32 in 0..8, as `channelwise` takes them.
@@ -60,6 +64,7 @@ def find_policy(
     gradients: PyTree | None = None,
     shared: bool = True,
     where: Where = None,
+    progress: Progress | None = None,
 ) -> Policy:
     """Searches the policy of highest accuracy without training, of those that keep to a limit.
 
@@ -80,6 +85,7 @@ def find_policy(
       gradients: of the loss, for "taylor".
       shared: whether channels may go that several layers share, as those of a residual stream.
       where: which leaves, as in `plan_leaves`.
+      progress: told how far the search is, after every few policies.
 
     Raises:
       ValueError: no such method or criterion; no layer, or a leaf that is not one's kernel; weights that are not finite; too few
@@ -91,6 +97,8 @@ def find_policy(
     setting = setting_of(network, importance, cost, limit, shared=shared)
     tables = tables_of(network, params)
     measure = accuracies(network, params, tables, right)
+    if progress is not None:
+        measure = _told(measure, progress)
     found = _found(setting, tables, measure, method, evaluations, seed)
     return Policy(
         by_path(network, found.policy),
@@ -111,6 +119,19 @@ def _check(method: str, evaluations: int, params: PyTree) -> None:
     for path, leaf in leaves_with_paths(params):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             check_finite(path, leaf)
+
+
+def _told(measure: Accuracies, progress: Progress) -> Accuracies:
+    tried = 0
+
+    def of_policies(policies: jax.Array) -> jax.Array:
+        nonlocal tried
+        measured = jax.block_until_ready(measure(policies))
+        tried += len(policies)
+        progress(tried)
+        return measured
+
+    return of_policies
 
 
 def _found(

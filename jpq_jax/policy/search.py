@@ -13,6 +13,7 @@ from jpq_jax.vocabulary import MAX_BITS
 
 _PARENTS = 10  # of a generation
 _DRAWN = 16  # children for each that is tried
+_BATCH = 20  # policies that are tried at once
 
 Accuracies = Callable[[jax.Array], jax.Array]
 """[policies, channels of all layers] int32 -> [policies] float32."""
@@ -55,7 +56,8 @@ def random_search(
     """Actions drawn evenly."""
     shape = (evaluations, len(setting.network.layers), ACTIONS)
     policies = _drawn(setting, key, shape)
-    return Trials(policies, accuracies(policies)).best()
+    parts = [policies[i : i + _BATCH] for i in range(0, evaluations, _BATCH)]
+    return Trials(policies, jnp.concatenate([accuracies(part) for part in parts])).best()
 
 
 def evolution(
@@ -64,7 +66,7 @@ def evolution(
     key: jax.Array,
     evaluations: int,
     start: jax.Array | None = None,
-    batch: int = 20,
+    batch: int = _BATCH,
 ) -> Found:
     """The best policies so far, crossed and changed a little, again and again.
 
