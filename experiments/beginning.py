@@ -13,7 +13,7 @@ from rich.console import Console
 
 import jpq_jax
 from experiments import processes
-from experiments.config import Config, SearchName
+from experiments.config import Config
 from experiments.data import Dataset
 from experiments.model import Model, refilled
 from experiments.plots import draw_policy
@@ -83,17 +83,22 @@ def search(
     dataset: Dataset,
     cost: Cost,
     limit: float,
-    method: SearchName,
-    evaluations: int,
-    seed: int,
+    config: Config,
+    *,
+    renormed: bool,
     progress: Progress | None = None,
 ) -> jpq_jax.Policy:
-    """With the first training images; only channels that a layer has for itself may go."""
+    """With the first training images; only channels that a layer has for itself may go.
+
+    renormed: whether norms go by the statistics of what is tried, as they will in the training to come (after EagleEye, Li et al., 2020,
+      arXiv 2007.02491), and not by those of the trained model.
+    """
     images, labels = (jnp.asarray(x) for x in next(iter(dataset.train.batches(_IMAGES))))
     parts = [x.reshape(-1, math.gcd(len(x), _BATCH), *x.shape[1:]) for x in (images, labels)]
+    of_part = model.right_in_training if renormed else model.right
 
     def right(variables: Any) -> jax.Array:
-        number = jax.lax.map(lambda part: model.right(variables, dataset, *part), tuple(parts))
+        number = jax.lax.map(lambda part: of_part(variables, dataset, *part), tuple(parts))
         return jnp.sum(number) / len(labels)
 
     return jpq_jax.find_policy(
@@ -103,9 +108,10 @@ def search(
         right,
         cost=cost,
         limit=limit,
-        evaluations=evaluations,
-        seed=seed,
-        method=method,
+        evaluations=config.evaluations,
+        seed=config.seed,
+        method=config.search,
+        multiple=config.multiple,
         shared=False,
         progress=progress,
     )
@@ -133,10 +139,9 @@ def _shrunk(
             dataset,
             cost,
             limit,
-            config.search,
-            config.evaluations,
-            config.seed,
-            lambda tried: progress.update(bar, completed=tried),
+            config,
+            renormed=True,
+            progress=lambda tried: progress.update(bar, completed=tried),
         )
     console.print(
         f"{float(getattr(found.costs, cost)):,.0f} of at most {limit:,.0f} {cost}, by {config.search}: "

@@ -51,6 +51,9 @@ class Config:
     macs: float | None = None
     """Share of the multiplications that is left: before training, channels of the model from --init are taken out, those that a search
     finds to matter least."""
+    multiple: int = 1
+    """Of a layer's channels, those that stay are so many, or twice, and so on: XLA's convolutions on CPUs are slow at other
+    numbers than multiples of 8."""
     search: SearchName = "evolution"
     """How channels, and the bits of the method channelwise, are searched: by evolution, the agent of AJPQ, a rule, or chance."""
     evaluations: int = 300
@@ -180,6 +183,7 @@ class Config:
                 "channelwise without dense_epochs and finetune_epochs",
             ),
             (self.evaluations >= 1, "at least 1 evaluation"),
+            (self.multiple >= 1, "a multiple of at least 1"),
             (self.epochs >= 1, "at least 1 epoch"),
             (0 <= self.warmup_epochs < self.epochs, "fewer warmup_epochs than epochs"),
             (self.dense_epochs >= 0, "dense_epochs of at least 0"),

@@ -71,6 +71,15 @@ class Model(NamedTuple):
         """How many of some images of a data set it gets right. images: [N, H, W, C] uint8."""
         return _right(self.graph, dataset.mean, dataset.std, variables, images, labels)
 
+    def right_in_training(
+        self, variables: Any, dataset: Dataset, images: Any, labels: Any
+    ) -> jax.Array:
+        """Likewise, with norms that go by the statistics of these images."""
+        own = refilled(self, variables)
+        shown = normalize(images, dataset.mean, dataset.std)
+        logits, _ = self.seen(own.params, own.statistics, shown)
+        return jnp.sum(jnp.argmax(logits, axis=1) == labels)
+
     def logits(self, variables: Any, images: jax.Array) -> jax.Array:
         """In use: [N, classes].
 

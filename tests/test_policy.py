@@ -128,6 +128,39 @@ def test_the_least_important_slots_go_first(criterion: Any):
         assert (np.diff(bits[kept][order]) <= 0).all()
 
 
+def test_slots_stay_in_multiples_by_every_method():
+    net, network = residual()
+    whole = float(costs(network, jnp.full(len(network.slot_of), 8, jnp.int32)).bits)
+    importance = importance_of(network, net.params)
+    setting = setting_of(network, importance, "bits", 0.1 * whole, multiple=3)
+    tables = tables_of(network, net.params)
+    actions = jax.random.uniform(jax.random.key(0), (50, len(network.layers), ACTIONS))
+    by_actions = jax.jit(jax.vmap(lambda one: decided(setting, one).policy))(actions)
+    tried: list[jax.Array] = [by_actions]
+
+    def measure(policies: jax.Array) -> jax.Array:
+        tried.append(policies)
+        return jnp.sum(jnp.sin(policies.astype(jnp.float32)), axis=1)
+
+    evolution(setting, measure, jax.random.key(1), 60)
+    sensitivity = jnp.ones(len(network.layers))
+    rules = (
+        uniform_policy(setting),
+        magnitude_policy(setting, tables),
+        lagrangian_policy(setting, tables, sensitivity),
+    )
+    policies = jnp.concatenate([*tried, jnp.stack(rules)])
+    assert (jax.vmap(lambda one: cost_of(setting, one))(policies) <= setting.limit).all()
+    living = np.asarray(jax.vmap(lambda one: alive(network, one))(policies))
+    numbers = set()
+    for group in set(network.groups):
+        mine = np.asarray(setting.group_of_slot) == group
+        each = living[:, mine].sum(1)
+        assert ((each % 3 == 0) | (each == mine.sum())).all()
+        numbers |= set(each.tolist())
+    assert {3, 6} <= numbers
+
+
 def test_shared_slots_stay_if_told_so():
     net, network = residual()
     importance = importance_of(network, net.params)
@@ -273,6 +306,8 @@ def test_bad_methods():
     toy = Toy()
     with pytest.raises(ValueError, match="got method='luck'"):
         jpq_jax.find_policy(toy.apply, toy.params, toy.x[:1], toy.right, limit=80, method="luck")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="got multiple=0"):
+        jpq_jax.find_policy(toy.apply, toy.params, toy.x[:1], toy.right, limit=80, multiple=0)
     with pytest.raises(ValueError, match="leaf 'b': expected the kernel"):
         network_of(lambda params, x: x + params["b"], {"b": jnp.ones((1, 3))}, jnp.ones((1, 3)))
     turned = {"w": jnp.ones((4, 3))}  # outputs first

@@ -22,7 +22,7 @@ from rich.table import Table
 
 import jpq_jax
 from experiments.beginning import search, weight_bits
-from experiments.config import SearchName
+from experiments.config import Config, SearchName
 from experiments.data import Dataset, load
 from experiments.files import write_json
 from experiments.model import Model, accuracy, build
@@ -40,7 +40,8 @@ def measured(
     """One search."""
     start = time.monotonic()
     limit = weight_bits(model, ratio)
-    found = search(model, dataset, "bits", limit, method, evaluations, seed)
+    settings = Config(ratio=ratio, search=method, evaluations=evaluations, seed=seed)
+    found = search(model, dataset, "bits", limit, settings, renormed=False)
     seconds = time.monotonic() - start
     variables = jpq_jax.dequantize(_codes(found))
     return {

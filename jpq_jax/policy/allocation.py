@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jpq_jax.policy.decisions import ACTIONS, Setting, cost_of, decided, least_policy, settled
+from jpq_jax.policy.decisions import (
+    ACTIONS,
+    Setting,
+    cost_of,
+    decided,
+    in_multiples,
+    least_policy,
+    settled,
+)
 from jpq_jax.policy.evaluation import Table
 from jpq_jax.vocabulary import MAX_BITS
 
@@ -118,7 +126,8 @@ def _cost_of_bits(setting: Setting) -> jax.Array:
 
 
 def _with_least(setting: Setting, policy: jax.Array) -> jax.Array:
-    return settled(setting, jnp.maximum(policy, least_policy(setting)[0]))
+    least = jnp.maximum(policy, least_policy(setting)[0])
+    return in_multiples(setting, settled(setting, least))
 
 
 def _lowest(

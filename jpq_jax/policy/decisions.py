@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jpq_jax.policy.network import Costs, Network, costs
+from jpq_jax.policy.network import Costs, Network, alive, costs
 from jpq_jax.vocabulary import MAX_BITS
 
 ACTIONS = 3  # keep, bits of the most and of the least important channel
@@ -37,6 +37,7 @@ class Setting(NamedTuple):
       place: [channels of all layers] int32, by importance within the layer, 0 the most important.
       group_of_layer: [layers] int32.
       decides: [layers] bool, whether a layer is the first of its group.
+      multiple: how many slots stay of a group: so many, or twice, and so on, or all.
     """
 
     network: Network
@@ -48,6 +49,7 @@ class Setting(NamedTuple):
     place: jax.Array
     group_of_layer: jax.Array
     decides: jax.Array
+    multiple: int
 
 
 class Decided(NamedTuple):
@@ -63,7 +65,13 @@ class Decided(NamedTuple):
 
 
 def setting_of(
-    network: Network, importance: jax.Array, cost: Cost, limit: float, *, shared: bool = True
+    network: Network,
+    importance: jax.Array,
+    cost: Cost,
+    limit: float,
+    *,
+    shared: bool = True,
+    multiple: int = 1,
 ) -> Setting:
     """What there is to decide.
 
@@ -73,6 +81,7 @@ def setting_of(
       cost: what is limited; multiplications are as many at any number of bits, so that these are 8 there.
       limit: of it.
       shared: whether slots may go that several layers write to; those by groups, as depthwise ones, go with their inputs.
+      multiple: of how many slots stay.
 
     Raises:
       ValueError: if not even the least policy keeps to the limit.
@@ -104,6 +113,7 @@ def setting_of(
         jnp.asarray(np.concatenate(place), jnp.int32),
         jnp.asarray(groups, jnp.int32),
         jnp.asarray(decides),
+        multiple,
     )
     least = float(cost_of(setting, decided(setting, jnp.zeros((len(groups), ACTIONS))).policy))
     if not least <= setting.limit:
@@ -145,16 +155,40 @@ def settled(setting: Setting, policy: jax.Array) -> jax.Array:
     return jnp.where(policy > 0, MAX_BITS, 0) if setting.cost == "macs" else policy
 
 
+def in_multiples(setting: Setting, policy: jax.Array) -> jax.Array:
+    """With one bit for the most important of the slots that have none, until their number is as it may be."""
+    if setting.multiple == 1:
+        return policy
+    slots, groups = setting.network.slot_of, len(setting.group_of_layer)
+    lives = alive(setting.network, policy)
+    group = jnp.where(setting.group_of_slot < 0, groups, setting.group_of_slot)
+    living = jnp.zeros(groups + 1, jnp.int32).at[group].add(jnp.where(lives, 1, 0))
+    missing = whole_number(setting, living[:groups]) - living[:groups]
+    # In order of importance within each group, the dead first.
+    order = jnp.lexsort((setting.rank, lives, group))
+    place = jnp.zeros_like(group).at[order].set(jnp.arange(group.size, dtype=jnp.int32))
+    first = jnp.full(groups + 1, group.size, jnp.int32).at[group].min(place)
+    revived = ~lives & (place - first[group] < jnp.append(missing, 0)[group])
+    return settled(setting, jnp.where(revived[slots], jnp.maximum(policy, 1), policy))
+
+
+def whole_number(setting: Setting, number: jax.Array) -> jax.Array:
+    """Of slots that stay of each group, rounded up to a multiple, but to no more than there are. number: [layers] int32."""
+    return jnp.minimum(-(-number // setting.multiple) * setting.multiple, _sizes(setting))
+
+
+def _sizes(setting: Setting) -> jax.Array:
+    """[layers], how many slots of each group may go."""
+    group = jnp.maximum(setting.group_of_slot, 0)
+    may_go = jnp.where(setting.group_of_slot >= 0, 1, 0)
+    return jnp.zeros(len(setting.group_of_layer), jnp.int32).at[group].add(may_go)
+
+
 def _number(setting: Setting, keep: jax.Array) -> jax.Array:
     """[slots + 1], how many slots the group of each keeps. keep: [layers] shares."""
-    group = jnp.maximum(setting.group_of_slot, 0)
-    sizes = (
-        jnp.zeros(len(setting.group_of_layer), jnp.int32)
-        .at[group]
-        .add(jnp.where(setting.group_of_slot >= 0, 1, 0))
-    )
     share = jnp.clip(keep, _LEAST, 1.0)
-    return jnp.ceil(share * sizes.astype(jnp.float32) - 1e-4).astype(jnp.int32)[group]
+    wanted = jnp.ceil(share * _sizes(setting).astype(jnp.float32) - 1e-4).astype(jnp.int32)
+    return whole_number(setting, wanted)[jnp.maximum(setting.group_of_slot, 0)]
 
 
 def allowed(

@@ -63,6 +63,7 @@ def find_policy(
     criterion: Criterion = "magnitude",
     gradients: PyTree | None = None,
     shared: bool = True,
+    multiple: int = 1,
     where: Where = None,
     progress: Progress | None = None,
 ) -> Policy:
@@ -84,6 +85,8 @@ def find_policy(
       criterion: which channels of a layer go first, see `importance_of`.
       gradients: of the loss, for "taylor".
       shared: whether channels may go that several layers share, as those of a residual stream.
+      multiple: of a layer's channels, those that stay are so many, or twice, and so on, or all; such as 8, where other numbers are
+        no faster.
       where: which leaves, as in `plan_leaves`.
       progress: told how far the search is, after every few policies.
 
@@ -91,10 +94,10 @@ def find_policy(
       ValueError: no such method or criterion; no layer, or a leaf that is not one's kernel; weights that are not finite; too few
         evaluations; accuracies that are all NaN; or a limit that not even a tenth of the channels at one bit keeps to.
     """
-    _check(method, evaluations, params)
+    _check(method, evaluations, multiple, params)
     network = network_of(apply, params, example, where=where)
     importance = importance_of(network, params, criterion, gradients)
-    setting = setting_of(network, importance, cost, limit, shared=shared)
+    setting = setting_of(network, importance, cost, limit, shared=shared, multiple=multiple)
     tables = tables_of(network, params)
     measure = accuracies(network, params, tables, right)
     if progress is not None:
@@ -109,13 +112,15 @@ def find_policy(
     )
 
 
-def _check(method: str, evaluations: int, params: PyTree) -> None:
+def _check(method: str, evaluations: int, multiple: int, params: PyTree) -> None:
     if method not in METHODS:
         raise ValueError(
             f"find_policy: got method={method!r}, expected one of {', '.join(METHODS)}"
         )
     if evaluations < 1:
         raise ValueError(f"find_policy: got evaluations={evaluations}, expected at least 1")
+    if multiple < 1:
+        raise ValueError(f"find_policy: got multiple={multiple}, expected at least 1")
     for path, leaf in leaves_with_paths(params):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             check_finite(path, leaf)

@@ -8,7 +8,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jpq_jax.policy.decisions import ACTIONS, Setting, cost_of, decided, least_policy, settled
+from jpq_jax.policy.decisions import (
+    ACTIONS,
+    Setting,
+    cost_of,
+    decided,
+    in_multiples,
+    least_policy,
+    settled,
+)
 from jpq_jax.vocabulary import MAX_BITS
 
 _PARENTS = 10  # of a generation
@@ -156,7 +164,8 @@ def _child(setting: Setting, key: jax.Array, parents: jax.Array) -> jax.Array:
     kept = (group < 0) | (setting.rank[slots] < jnp.maximum(number, 1)[jnp.maximum(group, 0)])
     typical = jnp.zeros(layers, jnp.int32).at[layer_of].max(wide)[layer_of]
     revived = jnp.where((wide == 0) & moved[setting.group_of_layer[layer_of]], typical, wide)
-    return settled(setting, jnp.where(kept, jnp.maximum(revived, least_policy(setting)[0]), 0))
+    child = jnp.where(kept, jnp.maximum(revived, least_policy(setting)[0]), 0)
+    return in_multiples(setting, settled(setting, child))
 
 
 def _steps(key: jax.Array, rate: jax.Array, number: int) -> jax.Array:
