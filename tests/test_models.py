@@ -20,7 +20,7 @@ from experiments import config as configuration
 from experiments import model, stages, training
 from experiments.config import ModelName
 from experiments.data import Dataset, Split
-from experiments.models.convolution import valid_convolution
+from experiments.models.convolution import convolved_and_pooled
 from experiments.models.pytorch_weights import _KINDS, _NAMES, load_pytorch
 
 
@@ -336,14 +336,18 @@ def test_bad_pytorch_weights_are_named(broken: str, tmp_path: Path) -> None:
         load_pytorch("lenet5", path, model.build("lenet5", seed=0))
 
 
-def test_patches_are_the_usual_convolution() -> None:
+def test_convolution_by_blocks_is_the_usual_one() -> None:
     draw = np.random.default_rng(0)
-    x = draw.normal(size=(2, 9, 8, 3)).astype(np.float32)
-    kernel = draw.normal(size=(5, 4, 3, 7)).astype(np.float32)
-    layout = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
-    expected = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
-    got = valid_convolution(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    x = draw.normal(size=(2, 10, 8, 3)).astype(np.float32)
+    kernel = draw.normal(size=(5, 3, 3, 7)).astype(np.float32)
+    bias = draw.normal(size=7).astype(np.float32)
+    y = nnx.Conv(3, 7, (5, 3), padding="VALID", rngs=nnx.Rngs(0))
+    y.kernel[...], y.bias[...] = kernel, bias
+    expected = nnx.max_pool(y(x), (2, 2), (2, 2))
+    assert jax.default_backend() == "cpu"
+    np.testing.assert_allclose(
+        convolved_and_pooled(x, kernel, bias), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_epoch_is_one_program_without_callbacks() -> None:

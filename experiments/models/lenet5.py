@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.models.convolution import valid_convolution
+from experiments.models.convolution import convolved_and_pooled
 
 Units = tuple[int, int, int]
 """Channels of the two convolutions, and units of the hidden layer."""
@@ -29,9 +29,8 @@ class LeNet5(nnx.Module):
 
     def __init__(self, *, units: Units = UNITS, relu: bool, rngs: nnx.Rngs):
         first, second, hidden = units
-        convolution = {"padding": "VALID", "conv_general_dilated": valid_convolution, "rngs": rngs}
-        self.conv1 = nnx.Conv(1, first, (5, 5), **convolution)
-        self.conv2 = nnx.Conv(first, second, (5, 5), **convolution)
+        self.conv1 = nnx.Conv(1, first, (5, 5), padding="VALID", rngs=rngs)
+        self.conv2 = nnx.Conv(first, second, (5, 5), padding="VALID", rngs=rngs)
         self.fc1 = nnx.Linear(_MAP * second, hidden, rngs=rngs)
         self.fc2 = nnx.Linear(hidden, 10, rngs=rngs)
         self.relu = relu
@@ -40,7 +39,8 @@ class LeNet5(nnx.Module):
         """images: [N, 28, 28, 1] float32, normalized; returns [N, 10] logits."""
         x = images
         for convolution in (self.conv1, self.conv2):
-            x = _max_pool(convolution(x))
+            kernel, bias = convolution.kernel[...], convolution.bias[...]  # pyright: ignore[reportOptionalSubscript]
+            x = convolved_and_pooled(x, kernel, bias)
             x = nnx.relu(x) if self.relu else x
         x = x.reshape(x.shape[0], -1)
         return self.fc2(nnx.relu(self.fc1(x)))
@@ -64,9 +64,3 @@ def narrowed(params: Any, units: Units) -> Any:
             after: params[after] | {"kernel": narrow},
         }
     return params
-
-
-def _max_pool(x: jax.Array) -> jax.Array:
-    # Twice as fast as reduce_window on CPUs, forward and backward.
-    n, h, w, c = x.shape
-    return jnp.max(x.reshape(n, h // 2, 2, w // 2, 2, c), axis=(2, 4))

@@ -138,7 +138,7 @@ def _run(jaxpr: Jaxpr, consts: Sequence[Any], operands: Sequence[Any]) -> list[A
         if name in _CALLS:
             found = _inside(eqn.params[_CALLS[name]], values)
         elif platforms:  # of `lax.platform_dependent`
-            found = _inside(eqn.params["branches"][_here(platforms)], values[1:])
+            found = _inside(eqn.params["branches"][_plainest(platforms)], values[1:])
         else:
             found = bind(eqn, _of_one_shape(eqn, values))
         env.update(zip(eqn.outvars, found, strict=True))
@@ -168,7 +168,8 @@ def _value(env: dict[Var, Any], atom: Var | Literal) -> Any:
     return atom.val if isinstance(atom, Literal) else env[atom]
 
 
-def _here(platforms: Sequence[tuple[str, ...] | None]) -> int:
-    """The branch for the platform that there is; the default one, None, is the last."""
-    platform = jax.default_backend()
-    return next(i for i, names in enumerate(platforms) if names is None or platform in names)
+def _plainest(platforms: Sequence[tuple[str, ...] | None]) -> int:
+    """The default branch, None, if there is one, and else that for the platform that there is: they all compute the same."""
+    if None in platforms:
+        return platforms.index(None)
+    return next(i for i, names in enumerate(platforms) if names and jax.default_backend() in names)
