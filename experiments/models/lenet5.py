@@ -34,13 +34,14 @@ class LeNet5(nnx.Module):
         self.fc1 = nnx.Linear(_MAP * second, hidden, rngs=rngs)
         self.fc2 = nnx.Linear(hidden, 10, rngs=rngs)
         self.relu = relu
+        self.convolved_and_pooled = convolved_and_pooled
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """images: [N, 28, 28, 1] float32, normalized; returns [N, 10] logits."""
         x = images
         for convolution in (self.conv1, self.conv2):
             kernel, bias = convolution.kernel[...], convolution.bias[...]  # pyright: ignore[reportOptionalSubscript]
-            x = convolved_and_pooled(x, kernel, bias)
+            x = self.convolved_and_pooled(x, kernel, bias)
             x = nnx.relu(x) if self.relu else x
         x = x.reshape(x.shape[0], -1)
         return self.fc2(nnx.relu(self.fc1(x)))
