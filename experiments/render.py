@@ -231,11 +231,39 @@ def _ablations() -> str:
     return _markdown(columns, rows)
 
 
+def _latency() -> str:
+    """Models with fewer channels against the dense ones."""
+    columns = ["file", "images", "dense", "smaller", "faster", "multiplications"]
+    rows = [
+        [
+            f"`{row['artifact']}`",
+            str(row["batch"]),
+            *(f"{1e3 * row[key]:.2f} ms" for key in ("dense_seconds", "small_seconds")),
+            f"{row['faster']:.2f}x",
+            f"{row['dense_macs'] / row['small_macs']:.2f}x fewer",
+        ]
+        for row in _load("latency")["rows"]
+    ]
+    return _markdown(columns, rows)
+
+
+def _policy_search() -> str:
+    """Searches for the bits of channels in equal numbers of trials."""
+    found = _load("policy_search")
+    rows = [
+        [f"`{row['method']}`", *(_percent(row[key]) for key in ("median", "least", "most"))]
+        for row in sorted(found["summary"], key=lambda row: -row["median"])
+    ]
+    return _markdown([f"`method=`, at {found['ratio']:g}x", "median", "least", "most"], rows)
+
+
 _TABLES = {
     "ablations": _ablations,
     "frontier": _frontier,
     "file_size": _file_size,
     "full_size": _full_size,
+    "latency": _latency,
+    "policy_search": _policy_search,
     "records": _records,
     "projections": _projections,
     "distortion": _distortion,
