@@ -31,20 +31,9 @@ from jpq_jax.allocation.spending import (
     spend,
     total,
 )
-from jpq_jax.sketch.priced import (
-    ALL,
-    ONE,
-    WIDTHS,
-    Cells,
-    Leaf,
-    centroids,
-    each,
-    lacks_levels,
-    outcome,
-    owner_of,
-    starting_levels,
-    summed,
-)
+from jpq_jax.sketch.priced import Cells, Leaf, centroids, outcome
+from jpq_jax.sketch.slots import ALL, ONE, WIDTHS, each, owner_of, summed
+from jpq_jax.sketch.starting import lacks_levels, starting_levels
 from jpq_jax.vocabulary import LEVELS
 
 _HALVINGS = 24  # of the multiplier's range in octaves

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jpq_jax.sketch.priced import each, summed
+from jpq_jax.sketch.slots import each, summed
 
 RateName = Literal["paper", "coded"]
 RATES = get_args(RateName)
@@ -20,7 +20,7 @@ _LEAST = (
 
 
 class Rate(Protocol):
-    """Of codebooks side by side, see `sketch.priced`; both functions are pure, and traced into the caller's program.
+    """Of codebooks side by side, see `sketch.slots`; both functions are pure, and traced into the caller's program.
 
     counts: [slots] int32, weights of each slot; 0 in zero slots.
     bits: [codebooks] int32, the codebooks' widths.

@@ -13,7 +13,8 @@ import numpy as np
 from jax import lax
 
 from jpq_jax.allocation.rates import Rate
-from jpq_jax.sketch.priced import ONE, Cells, Leaf, borders_of, cells, outcome
+from jpq_jax.sketch.priced import Cells, Leaf, borders_of, cells, outcome
+from jpq_jax.sketch.slots import ONE
 
 MOST = np.float32(1e30)  # a price at which nothing is kept, and that can still be multiplied by 0
 _MULTIPLIER = np.float32(2.0**127)  # at which that price is reached

@@ -19,7 +19,8 @@ from jpq_jax.projection.sketching import Sketched
 from jpq_jax.projection.view import View
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.logarithmic import place_of, unit_of
-from jpq_jax.sketch.priced import ONE, Cells, Leaf, centroids, slot_of_bin
+from jpq_jax.sketch.priced import Cells, Leaf, centroids, slot_of_bin
+from jpq_jax.sketch.slots import ONE
 from jpq_jax.vocabulary import Codes, Treatment
 
 

@@ -25,7 +25,8 @@ from jpq_jax.projection.view import Reference, View, has_classes, unit_norms, vi
 from jpq_jax.sharding import lying_like, replicated
 from jpq_jax.sketch.classes import CLASSES
 from jpq_jax.sketch.logarithmic import BINS, place_of, unit_of
-from jpq_jax.sketch.priced import ALL, ONE, Cells, Leaf, Outcome, centroids, outcome
+from jpq_jax.sketch.priced import Cells, Leaf, Outcome, centroids, outcome
+from jpq_jax.sketch.slots import ALL, ONE
 from jpq_jax.vocabulary import LEVELS, Budget, Codes, LeafPlan, check_budget
 
 _SPENT = np.float32(0.995)  # of a budget

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jpq_jax.sketch.priced import preceding
+from jpq_jax.sketch.slots import preceding
 from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, MAX_BITS
 
 

@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jpq_jax.sketch.logarithmic import SIDE, LogSketch, bin_holding, edge_index, edges
-from jpq_jax.vocabulary import LEVELS, MAX_BITS
-
-WIDTHS = np.arange(1, MAX_BITS + 1, dtype=np.int32)
-ALL = tuple(2**b + 1 for b in range(1, MAX_BITS + 1))
-ONE = (LEVELS,)
-"""Slots of codebooks that are fitted side by side: one for each bit-width, or a single one of any.
-
-A codebook's values stand in ascending order in consecutive slots, 0 among them, repeated in those not used.
-"""
+from jpq_jax.sketch.logarithmic import SIDE, LogSketch, edge_index, edges
+from jpq_jax.sketch.slots import (
+    by_codebook,
+    each,
+    following,
+    highest_so_far,
+    is_first,
+    is_last,
+    preceding,
+    summed,
+)
 
 _NONE = float(np.inf)  # a threshold that no weight reaches
 
@@ -109,46 +110,6 @@ def _beyond(*of_bins: jax.Array) -> list[jax.Array]:
     return lax.fori_loop(0, SIDE.bit_length(), double, start)
 
 
-def _is_first(slots: tuple[int, ...]) -> np.ndarray:
-    return np.isin(np.arange(sum(slots)), np.cumsum((0, *slots)))
-
-
-def _is_last(slots: tuple[int, ...]) -> np.ndarray:
-    return np.isin(np.arange(sum(slots)) + 1, np.cumsum(slots))
-
-
-def owner_of(slots: tuple[int, ...]) -> np.ndarray:
-    """Which codebook each slot belongs to."""
-    return np.repeat(np.arange(len(slots)), slots)
-
-
-def summed(x: jax.Array, slots: tuple[int, ...]) -> jax.Array:
-    """From one number for each slot to the sum of each codebook: [..., slots] to [..., codebooks]."""
-    return jnp.sum(_by_codebook(x, slots, 0), axis=-1, dtype=x.dtype)
-
-
-def _by_codebook(x: jax.Array, slots: tuple[int, ...], neutral: float) -> jax.Array:
-    """[..., codebooks, slots], those of other codebooks neutral: far fewer instructions to compile than to cut it up."""
-    mine = owner_of(slots)[None, :] == np.arange(len(slots))[:, None]
-    mine = mine.reshape((1,) * (x.ndim - 1) + mine.shape)
-    return jnp.where(mine, x[..., None, :], jnp.asarray(neutral, x.dtype))
-
-
-def each(x: jax.Array, slots: tuple[int, ...]) -> jax.Array:
-    """From one number for each codebook to one for each slot."""
-    return x.at[..., owner_of(slots)].get(mode="promise_in_bounds")
-
-
-def following(x: jax.Array) -> jax.Array:
-    """What the slot after each one has, 0 after the last. Unlike `jnp.roll` it is compiled into what makes use of it."""
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 1) + [(-1, 1, 0)])
-
-
-def preceding(x: jax.Array) -> jax.Array:
-    """What the slot before each one has, 0 before the first."""
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 1) + [(1, -1, 0)])
-
-
 def _middles(levels: jax.Array, price: jax.Array) -> jax.Array:
     """[slots]: where a slot's value and the next one's cost the same, both being of one sign."""
     other = following(levels)
@@ -165,8 +126,8 @@ def thresholds(levels: jax.Array, price: jax.Array, slots: tuple[int, ...]) -> j
     price: [slots] float32, in the sketch's unit^2.
     """
     middle = _middles(levels, price)
-    left = jnp.where(_is_first(slots), -jnp.inf, preceding(middle))
-    right = jnp.where(_is_last(slots), jnp.inf, middle)
+    left = jnp.where(is_first(slots), -jnp.inf, preceding(middle))
+    right = jnp.where(is_last(slots), jnp.inf, middle)
     is_positive = np.array([[True], [False]])
     c, inner, outer = (
         jnp.where(is_positive, of_positive[None, :], -of_negative[None, :])
@@ -176,7 +137,7 @@ def thresholds(levels: jax.Array, price: jax.Array, slots: tuple[int, ...]) -> j
     gains_from = c / 2 + price[None, :] / (2 * jnp.where(is_level, c, 1))
     start = jnp.maximum(jnp.maximum(gains_from, inner), 0)
     start = jnp.where(is_level & (start <= outer), start, _NONE)
-    return jnp.min(_by_codebook(start, slots, _NONE), axis=-1)
+    return jnp.min(by_codebook(start, slots, _NONE), axis=-1)
 
 
 def borders(
@@ -198,24 +159,11 @@ def borders(
     border = jnp.where(levels < 0, jnp.minimum(middle, to), border)
     border = jnp.where((levels == 0) & (other > 0), from_, border)
     border = jnp.where((levels < 0) & (other == 0), to, border)
-    border = jnp.where(_is_last(slots), jnp.inf, border)
+    border = jnp.where(is_last(slots), jnp.inf, border)
     if flat:
         return border
     # A value so dear that its neighbours are better everywhere has an empty cell.
-    return _highest_so_far(border, slots)
-
-
-def _highest_so_far(x: jax.Array, slots: tuple[int, ...]) -> jax.Array:
-    """[slots]: of each slot and those before it in its codebook. By doubling, since a window for each slot takes far longer."""
-    slot, owner = jnp.arange(sum(slots), dtype=jnp.int32), jnp.asarray(owner_of(slots), jnp.int32)
-
-    def double(i: jax.Array, x: jax.Array) -> jax.Array:
-        other = jnp.maximum(slot - (1 << i), 0)
-        is_mine = owner.at[other].get(mode="promise_in_bounds") == owner
-        before = x.at[other].get(mode="promise_in_bounds")
-        return jnp.where(is_mine, jnp.maximum(x, before), x)
-
-    return lax.fori_loop(0, (max(slots) - 1).bit_length(), double, x)
+    return highest_so_far(border, slots)
 
 
 def cells(border: jax.Array, levels: jax.Array, tails: Tails, slots: tuple[int, ...]) -> Cells:
@@ -229,7 +177,7 @@ def cells(border: jax.Array, levels: jax.Array, tails: Tails, slots: tuple[int, 
 
         def between(tail: jax.Array) -> jax.Array:
             right = tail.at[side, place].get(mode="promise_in_bounds")
-            left = jnp.where(_is_first(slots), 0, preceding(right))
+            left = jnp.where(is_first(slots), 0, preceding(right))
             inside = jnp.where(levels > 0, left - right, right - left)
             return jnp.where(levels == 0, 0, inside)
 
@@ -293,7 +241,7 @@ def _multiples(
 ) -> jax.Array:
     number = _numbers(levels, slots)
     above, below = (summed(x, slots) for x in (jnp.abs(number) * total, number**2 * count))
-    reach = jnp.max(_by_codebook(jnp.abs(levels), slots, 0), axis=-1)
+    reach = jnp.max(by_codebook(jnp.abs(levels), slots, 0), axis=-1)
     before = reach / (np.array(slots) // 2).astype(np.float32)
     step = jnp.where(below > 0, above / jnp.where(below > 0, below, 1), before)
     return each(step, slots) * number
@@ -328,72 +276,6 @@ def outcome(levels: jax.Array, cells: Cells, leaf: Leaf, slots: tuple[int, ...])
     gain = size * (2 * cells.total - size * cells.counts.astype(jnp.float32))
     gain = jnp.sum(gain * leaf.cost[:, None], axis=0)
     return Outcome(jnp.sum(cells.counts, axis=0, dtype=jnp.int32), summed(gain, slots))
-
-
-def starting_levels(leaf: Leaf, price: jax.Array, slots: tuple[int, ...] = ALL) -> jax.Array:
-    """Values placed by the cube root of the density beyond sqrt(price), as is optimal for many levels (Panter-Dite).
-
-    Of a uniform leaf the outermost of these only, and multiples of a step up to there.
-
-    Args:
-      leaf: what is to be fitted.
-      price: [codebooks] float32.
-      slots: of the codebooks.
-    """
-    tails = leaf.tails
-    if leaf.whole is not None:  # in a group that is kept there are small weights too
-        price = jnp.where(leaf.whole, 0, price)
-    count = jnp.array(slots, jnp.int32) - 1
-    rank = jnp.concatenate([jnp.arange(size, dtype=jnp.int32) for size in slots])
-    at = bin_holding(jnp.sqrt(price))
-    # Where nothing lies beyond, all that there is: a later price may be lower.
-    nothing = tails.spread[0][at] + tails.spread[1][at] == 0
-    at = jnp.where(nothing, 0, at)
-    positive, negative = (tails.spread[side][at] for side in (0, 1))
-    whole = positive + negative
-    share = negative / jnp.where(whole > 0, whole, 1)
-    below = jnp.round(count.astype(jnp.float32) * share).astype(jnp.int32)
-    position = rank - each(below, slots)  # of the slot, from the zero
-
-    side = (position < 0).astype(jnp.int32)
-    of = jnp.where(side == 0, each(count - below, slots), each(below, slots))
-    share = (jnp.abs(position).astype(jnp.float32) - 0.5) / jnp.maximum(of, 1).astype(jnp.float32)
-    beyond = (1 - share) * jnp.where(side == 0, each(positive, slots), each(negative, slots))
-    magnitude = tails.middle[side, _last_beyond(tails.spread, side, beyond)]
-    free = jnp.where(position == 0, 0, jnp.where(side == 0, magnitude, -magnitude))
-    if leaf.uniform is None:
-        return free
-    reach = jnp.max(_by_codebook(jnp.abs(free), slots, 0), axis=-1)
-    step = each(reach / (count // 2).astype(jnp.float32), slots)
-    number = (rank - each(count // 2, slots)).astype(jnp.float32)
-    return jnp.where(leaf.uniform, step * number, free)
-
-
-def lacks_levels(levels: jax.Array, wanted: jax.Array, slots: tuple[int, ...]) -> jax.Array:
-    """[codebooks] bool: whether one has no value of a sign, of which there is one among the wanted. [slots] both.
-
-    A value never changes its sign in Lloyd's algorithm.
-    """
-
-    def number(levels: jax.Array) -> jax.Array:
-        return summed((levels > 0).astype(jnp.int32), slots)
-
-    pairs = ((levels, wanted), (-levels, -wanted))
-    lacking = [(number(mine) == 0) & (number(theirs) > 0) for mine, theirs in pairs]
-    return lacking[0] | lacking[1]
-
-
-def _last_beyond(spread: jax.Array, side: jax.Array, amount: jax.Array) -> jax.Array:
-    """The last bin of its side beyond which there is that much; all are [slots]. spread: [2, SIDE + 1], falling."""
-
-    def halve(_: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = state  # it is there at low, or low is 0; and no more at high
-        middle = (low + high) // 2
-        enough = spread.at[side, middle].get(mode="promise_in_bounds") >= amount
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-
-    start = jnp.zeros_like(side), jnp.full_like(side, SIDE)
-    return lax.fori_loop(0, SIDE.bit_length(), halve, start)[0]
 
 
 def slot_of_bin(levels: jax.Array, border: jax.Array, mean: jax.Array) -> jax.Array:
