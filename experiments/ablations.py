@@ -228,6 +228,11 @@ def main(
     settings = {
         "keep": _KEEP,
         "bits": _BITS,
+        "rho": _RHO,
+        "learning_rate": _RATE,
+        "dense_learning_rate": _DENSE_RATE,
+        "clip": _CLIP,
+        "projections": _PROJECTIONS,
         "epochs": epochs,
         "dense_epochs": dense_epochs,
         "train_images": train_images,

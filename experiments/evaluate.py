@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import tyro
 
 import jpq_jax
@@ -37,16 +36,11 @@ def count_kernels(codes: Any) -> Count:
     """Whether they are `Codes` or arrays."""
     plan = jpq_jax.plan_leaves(jpq_jax.dequantize(codes))
     weights = nonzeros = bits = 0
-    for rate, leaf_plan, (_, leaf) in zip(
-        jpq_jax.account(codes), plan, jpq_jax.leaves_with_paths(codes), strict=True
-    ):
+    for rate, leaf_plan in zip(jpq_jax.account(codes), plan, strict=True):
         if rate.compressed or leaf_plan.compress:
-            some = rate.nonzeros if rate.compressed else int(jnp.count_nonzero(leaf))
-            weights, nonzeros, bits = (
-                weights + rate.weights,
-                nonzeros + some,
-                bits + some * rate.bits,
-            )
+            weights += rate.weights
+            nonzeros += rate.nonzeros
+            bits += rate.nonzeros * rate.bits
     return Count(weights, nonzeros, bits)
 
 

@@ -208,7 +208,7 @@ def train(
     store = checkpoints.Checkpoints(workdir / "checkpoints")
     done, history = store.latest(), []
     stage = stages[bisect.bisect_right(ends, max(done - 1, 0))]
-    snapshot = _blank(stage, model, baseline)
+    snapshot = _blank(stage, model, baseline, started=not done)
     if done:
         snapshot, history = store.restore(done, _shared(snapshot))
         console.print(f"going on after epoch {done}, found in {workdir}")
@@ -265,14 +265,23 @@ def _runs(
     return held
 
 
-def _blank(stage: Stage, model: Model, baseline: Model | None = None) -> Snapshot:
-    """A snapshot of the stage's structure, that starts from the model as it is."""
+def _blank(
+    stage: Stage, model: Model, baseline: Model | None = None, *, started: bool = True
+) -> Snapshot:
+    """A snapshot of the stage's structure, that starts from the model as it is, or, if it is not to, has zeros in its state."""
     params, statistics = model.params, model.statistics
-    trained = Trained(params, statistics, stage.optimizer.init(params))
+    # Params of a later stage may be all that it can start from, such as clusters.
+    state = stage.optimizer.init(params) if started else _zeros_of(stage, params)
+    trained = Trained(params, statistics, state)
     if stage.name == DENSE:
         return Snapshot(*trained, None, None, jnp.int32(0))
     none = _none_yet(stage, params, statistics)
     return Snapshot(*trained, _kept((baseline or model).variables), none, jnp.int32(0))
+
+
+def _zeros_of(stage: Stage, params: Any) -> Any:
+    shapes = jax.eval_shape(stage.optimizer.init, params)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _none_yet(stage: Stage, params: Any, statistics: Any) -> Any:

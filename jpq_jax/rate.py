@@ -19,14 +19,14 @@ class LeafRate(NamedTuple):
       path: the leaf's place in the tree.
       compressed: whether it is `Codes`, or stored as it is.
       weights: how many there are.
-      nonzeros: how many are not pruned; all of them in a stored leaf.
+      nonzeros: how many are not 0.
       bits: b, what indexes the distinct nonzero values; the width of the dtype in a stored leaf.
       values: b x nonzeros: the paper metric; 0 in a stored leaf, which the papers do not count.
       values_coded: ideal code length of which value each nonzero has.
-      positions_coded: ideal code length of where the nonzeros are, each weight by itself.
+      positions_coded: ideal code length of where the nonzeros are, each weight by itself; 0 in a leaf of which all is stored.
       codebook: 32 per value in use, and per channel scale if there is one.
       learning: half a log2 of the weights per value in use, what it takes to learn how frequent it is.
-      stored: the leaf itself where it is stored as it is.
+      stored: in a stored leaf, all of it, or its nonzeros, if these and where they are take less.
     """
 
     path: str
@@ -116,5 +116,10 @@ def _codes_rate(path: str, leaf: Codes) -> LeafRate:
 
 def _stored_rate(path: str, leaf: Any) -> LeafRate:
     width = 8 * np.dtype(leaf.dtype).itemsize
-    size = int(np.size(leaf))
-    return LeafRate(path, False, size, size, width, 0, 0.0, 0.0, 0, 0.0, width * size)
+    size, nonzeros = int(np.size(leaf)), int(np.count_nonzero(np.asarray(leaf)))
+    positions = _entropy_bits(np.array([size - nonzeros, nonzeros]))
+    if positions + width * nonzeros < width * size:
+        stored = width * nonzeros
+    else:
+        positions, stored = 0.0, width * size
+    return LeafRate(path, False, size, nonzeros, width, 0, 0.0, positions, 0, 0.0, stored)

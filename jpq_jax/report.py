@@ -99,14 +99,13 @@ def inspect(
         leaf, rate = by_path[place], rates[place]
         width = np.dtype(leaf.dtype).itemsize
         dense += width * rate.weights
-        nonzeros = rate.nonzeros if rate.compressed else int(np.count_nonzero(np.asarray(leaf)))
         leaves.append(
             LeafReport(
                 path=place,
                 shape=tuple(leaf.shape),
                 dtype=str(leaf.dtype),
                 bits=rate.bits,
-                density=nonzeros / rate.weights if rate.weights else 1.0,
+                density=rate.nonzeros / rate.weights if rate.weights else 1.0,
                 nbytes=size,
                 share=size / nbytes,
                 distortion=distortions.get(place),

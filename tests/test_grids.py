@@ -89,9 +89,34 @@ def test_values_are_near_the_best_clusters(numbers: list[int], bits: int):
         best = min(best, sum(float(((part - part.mean()) ** 2).sum()) for part in parts))
     got = error(w, weights_of(clustered(w, bits=bits, zero=False)))
     spread = float(((ordered - ordered.mean()) ** 2).sum())
-    assert got <= best + 0.35 * spread + 1e-6  # a local minimum, from equally spaced values on
+    assert got <= best + 0.35 * spread + 1e-6  # a local minimum
     if len(set(numbers)) <= 2:
         assert got <= 1e-3 * (1 + spread)
+
+
+def exact_error(ordered: np.ndarray, values: int) -> float:
+    """Least squared error at so many values, by dynamic programming in float64."""
+    n = len(ordered)
+    first, second = (np.concatenate([[0.0], np.cumsum(ordered**k)]) for k in (1, 2))
+    start, end = np.arange(n + 1)[:, None], np.arange(n + 1)[None, :]
+    size = np.maximum(end - start, 1)
+    of_part = second[end] - second[start] - (first[end] - first[start]) ** 2 / size
+    of_part = np.where(end >= start, of_part, np.inf)
+    best = np.where(np.arange(n + 1) == 0, 0.0, np.inf)
+    for _ in range(values):
+        best = np.min(best[:, None] + of_part, axis=0)
+    return float(best[-1])
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_no_value_is_lost_in_the_hole_that_pruning_leaves(bits: int):
+    draw = np.random.default_rng(bits)
+    w = draw.normal(size=20_000).astype(np.float32)
+    w = np.append(w[np.abs(w) > 2.5], np.float32(9.0))
+    codes = clustered(w.reshape(1, -1), bits=bits, zero=False)
+    got = weights_of(codes)
+    assert len(np.unique(got)) == 2**bits
+    assert error(w, got) <= 1.3 * exact_error(np.sort(w.astype(np.float64)), 2**bits)
 
 
 @pytest.mark.parametrize("grid", ["codebook", "uniform", "power-of-two"])

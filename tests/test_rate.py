@@ -90,9 +90,22 @@ def test_a_tree_without_codes():
     "dtype", ["bool", "int8", "uint16", "float16", "bfloat16", "float32", "complex64"]
 )
 def test_stored_leaves_take_their_own_dtype(dtype: str):
-    [leaf] = account(jnp.zeros((3, 2), dtype))
-    assert leaf.file == leaf.stored == 8 * 6 * jnp.dtype(dtype).itemsize
-    assert leaf.bits == 8 * jnp.dtype(dtype).itemsize
+    width = 8 * jnp.dtype(dtype).itemsize
+    [leaf] = account(jnp.ones((3, 2), dtype))
+    assert leaf.file == leaf.stored == 6 * width
+    assert leaf.bits == width
+    [none] = account(jnp.zeros((3, 2), dtype))
+    assert (none.nonzeros, none.file, none.bits) == (0, 0, width)
+
+
+def test_a_stored_leaf_takes_its_nonzeros_and_where_they_are_if_that_is_less():
+    [few] = account(jnp.zeros(64).at[jnp.array([3, 40])].set(1.5))
+    where = 2 * math.log2(64 / 2) + 62 * math.log2(64 / 62)
+    assert (few.nonzeros, few.stored, few.compressed) == (2, 2 * 32, False)
+    assert few.positions_coded == pytest.approx(where)
+    assert few.file == pytest.approx(2 * 32 + where)
+    [rare] = account(jnp.ones(4096, jnp.uint8).at[5].set(0))  # where it is takes more than a byte
+    assert (rare.nonzeros, rare.positions_coded, rare.file) == (4095, 0, 4096 * 8)
 
 
 def test_unknown_metric():

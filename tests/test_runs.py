@@ -150,10 +150,15 @@ def test_pruning_and_clustering_by_themselves(
     narrow = ["--units", "4", "6", "16", f"--init={tmp_path}/init.safetensors"]
     narrow += ["--train_images=512", "--dense_epochs=1", "--dense_learning_rate=1e-4"]
     options = [f"--method={method}", "--ratio=None", *narrow, *budget]
+    command = ["lenet5_mnist", "--preset=admm", *options, f"--workdir={tmp_path}/work"]
     with jax.numpy_dtype_promotion("standard"):  # which optax's schedules need
-        assert (
-            run.main(["lenet5_mnist", "--preset=admm", *options, f"--workdir={tmp_path}/work"]) == 0
-        )
+        assert run.main(command) == 0
+        # As if killed after the last checkpoint: the dense params are no clusters that the last stage could start from.
+        before = (tmp_path / "work" / "artifact.jpq").read_bytes()
+        (tmp_path / "work" / "artifact.jpq").unlink()
+        (tmp_path / "work" / "results.json").unlink()
+        assert run.main(command) == 0
+    assert (tmp_path / "work" / "artifact.jpq").read_bytes() == before
     results = json.loads((tmp_path / "work" / "results.json").read_text())
     names = list(dict.fromkeys(row["stage"] for row in results["epochs"]))
     assert names[0] == "dense"
