@@ -129,7 +129,7 @@ class Config:
     learning_rate: float = 0.1
     """Peak of the compression's schedule; a cosine to 0 after the warm-up."""
     rho: float = 0.05
-    """ADMM's pull toward the compressed copy."""
+    """ADMM's pull toward the compressed copy. That of ye rises tenfold in a stage, and is ten times as strong while clustering."""
     replan_every: int = 10
     """Steps between plans of the joint method."""
     zero: bool = True
@@ -147,7 +147,7 @@ class Config:
     finetune_epochs: int = 0
     """Epochs after that with the support and the bit-widths held, straight through."""
     finetune_learning_rate: float = 0.01
-    """Peak of their schedule, a cosine to 0."""
+    """Peak of their schedule, a cosine to 0; and of the two clustering stages of ye."""
 
     def __post_init__(self) -> None:
         budget = {key: getattr(self, key) for key in ("ratio", "nbytes", "density", "bits")}

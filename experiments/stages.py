@@ -21,7 +21,8 @@ FINE_TUNE = "fine-tune"  # and of the last, where there is one
 _REFITS = 20  # of the codebooks in an epoch of fine-tuning, as Yang et al. do
 _PROJECTIONS = 4  # of ADMM toward a plan in an epoch
 _YE_SHARES = (0.5, 0.2, 0.15, 0.15)  # of the epochs, for the stages of Ye et al.
-_RISES = 4  # of its rho in a stage, by the cube root of 10 each
+_LEVELS = 4  # of its rho in a stage, each the cube root of 10 times the one before
+_FIRMER = 10.0  # is its rho while clustering: what pruning has left is curved more
 
 
 def budget_of(config: Config, params: Any) -> jpq_jax.Budget:
@@ -102,30 +103,40 @@ def _planner(config: Config, params: Any, steps: int, besides: int | None) -> jp
 
 
 def _ye(config: Config, steps: int) -> list[Stage]:
-    """Prune, retrain what is left, cluster it, retrain the clusters (Ye et al., 2018, arXiv 1811.01907)."""
+    """Prune, retrain what is left, cluster it, retrain the clusters (Ye et al., 2018, arXiv 1811.01907).
+
+    The clusters are found and retrained at the rate of fine-tuning: a cluster that moves as a whole goes far.
+    """
     prune, retrain, cluster, recluster = (epochs * steps for epochs in _ye_epochs(config.epochs))
     values = jpq_jax.clustering(config.bits or 1, zero=False)
     mask = jpq_jax.mask_updates()
 
-    def sgd(steps: int) -> optax.GradientTransformation:
-        return optax.chain(*_sgd(config, _schedule(config.learning_rate, 0, steps)))
+    def sgd(peak: float, steps: int) -> optax.GradientTransformation:
+        return optax.chain(*_sgd(config, _schedule(peak, 0, steps)))
 
-    def toward(planner: jpq_jax.Planner, steps: int) -> optax.GradientTransformationExtraArgs:
-        rho = optax.exponential_decay(config.rho, steps // _RISES, 10 ** (1 / 3), staircase=True)
-        return jpq_jax.admm_to(planner, rho=rho, every=every)
+    def toward(
+        planner: jpq_jax.Planner, rho: float, steps: int
+    ) -> optax.GradientTransformationExtraArgs:
+        rises = optax.exponential_decay(rho, steps // _LEVELS, 10 ** (1 / 3), staircase=True)
+        return jpq_jax.admm_to(planner, rho=rises, every=every)
 
     every = max(steps // _PROJECTIONS, 1)
+    fast, slow = config.learning_rate, config.finetune_learning_rate
     ramp = min(config.ramp_epochs, prune // steps)
     gradual = _pruning(dataclasses.replace(config, ramp_epochs=ramp), steps)
     still = jpq_jax.project_params(jpq_jax.pruning(config.density or 1.0), every=steps)
     return [
-        Stage("prune", prune, optax.chain(toward(gradual, prune), sgd(prune))),
-        Stage("retrain", retrain, optax.chain(sgd(retrain), mask, still), inherit=projected),
-        Stage("cluster", cluster, optax.chain(toward(values, cluster), sgd(cluster), mask)),
+        Stage("prune", prune, optax.chain(toward(gradual, config.rho, prune), sgd(fast, prune))),
+        Stage("retrain", retrain, optax.chain(sgd(fast, retrain), mask, still), inherit=projected),
+        Stage(
+            "cluster",
+            cluster,
+            optax.chain(toward(values, _FIRMER * config.rho, cluster), sgd(slow, cluster), mask),
+        ),
         Stage(
             "retrain clusters",
             recluster,
-            optax.chain(sgd(recluster), jpq_jax.cluster_updates()),
+            optax.chain(sgd(slow, recluster), jpq_jax.cluster_updates()),
             inherit=projected,
         ),
     ]

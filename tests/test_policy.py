@@ -83,9 +83,10 @@ def residual() -> tuple[Net, Network]:
 
 def test_layers_that_are_added_share_slots():
     _, network = residual()
-    groups = dict(zip([layer.path for layer in network.layers], network.groups, strict=True))
-    assert groups["first/kernel"] == groups["conv2/kernel"] != groups["conv1/kernel"]
-    assert groups["conv3/kernel"] == groups["short/kernel"] != groups["first/kernel"]
+    slots = {layer.path: set(layer.slots.tolist()) for layer in network.layers}
+    assert slots["first/kernel"] == slots["conv2/kernel"]
+    assert not slots["first/kernel"] & slots["conv1/kernel"]
+    assert slots["conv3/kernel"] == slots["short/kernel"] != slots["first/kernel"]
     assert network.slots == 8 + 8 + 12
 
 
@@ -153,12 +154,81 @@ def test_slots_stay_in_multiples_by_every_method():
     assert (jax.vmap(lambda one: cost_of(setting, one))(policies) <= setting.limit).all()
     living = np.asarray(jax.vmap(lambda one: alive(network, one))(policies))
     numbers = set()
-    for group in set(network.groups):
+    assert setting.sizes.tolist() == [8, 8, 12]
+    for group in range(3):
         mine = np.asarray(setting.group_of_slot) == group
         each = living[:, mine].sum(1)
         assert ((each % 3 == 0) | (each == mine.sum())).all()
         numbers |= set(each.tolist())
     assert {3, 6} <= numbers
+
+
+def test_slots_that_are_shared_in_part_are_decided_for_by_themselves():
+    """A padded shortcut writes to the middle of what its block writes to, as in ResNet-20."""
+    draw = np.random.default_rng(0)
+    b = draw.normal(size=(8, 16)) * np.where(np.abs(np.arange(16) - 7.5) > 4, 10, 1)
+    params = {"a": draw.normal(size=(5, 8)), "b": b, "c": draw.normal(size=(16, 3))}
+    params = {k: jnp.asarray(w, jnp.float32) for k, w in params.items()}
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        h = x @ params["a"]
+        return (jnp.pad(h, ((0, 0), (4, 4))) + jax.nn.relu(h) @ params["b"]) @ params["c"]
+
+    network = network_of(apply, params, jnp.ones((1, 5)))
+    importance = importance_of(network, params)
+    setting = setting_of(network, importance, "bits", 1e6, multiple=4)
+    assert setting.sizes.tolist() == [8, 8]
+    assert setting.decider.tolist() == [0, 1]
+    least = decided(setting, jnp.zeros((3, ACTIONS))).policy
+    living = alive(network, least)
+    for layer, some in zip(network.layers, (4, 8), strict=False):
+        assert int(living[layer.slots].sum()) == some
+
+
+def test_slots_that_a_leaf_without_a_policy_writes_to_are_shared():
+    net, _ = residual()
+    own = network_of(
+        net.apply,
+        net.params,
+        *net.inputs,
+        where=lambda path, _: path != "first/kernel" and path.endswith("kernel"),
+    )
+    setting = setting_of(own, importance_of(own, net.params), "macs", 1e9, shared=False)
+    policy = decided(setting, jnp.zeros((len(own.layers), ACTIONS))).policy
+    before = dict(jpq_jax.leaves_with_paths(net.params))
+    left = dict(jpq_jax.leaves_with_paths(without_dead(own, net.params, alive(own, policy))))
+    for path in ("first/kernel", "norm0/scale"):
+        np.testing.assert_array_equal(left[path], before[path])
+    assert (np.asarray(left["conv1/kernel"]) == 0).any()
+
+
+def test_a_limit_that_is_met_exactly_is_kept_to():
+    toy = Toy()
+    weights = 6 * 4 + 4 * 2
+    for bits in (1, 4):
+        setting = toy.setting(float(bits * weights))
+        np.testing.assert_array_equal(uniform_policy(setting), jnp.full(6, bits))
+    least = float(cost_of(setting, decided(setting, jnp.zeros((2, ACTIONS))).policy))
+    assert toy.setting(least).limit == least
+    with pytest.raises(
+        ValueError, match=f"got a limit of {least - 1:.0f} bits, expected at least {least:.0f}"
+    ):
+        toy.setting(least - 1)
+
+
+def test_an_accuracy_that_is_none_does_not_end_the_agent():
+    toy = Toy()
+
+    def some(policies: jax.Array) -> jax.Array:
+        found = toy.accuracies(policies)
+        return jnp.where(jnp.arange(len(found)) % 3 == 1, jnp.nan, found)
+
+    found = agent_search(toy.setting(80.0), some, jax.random.key(0), 60)
+    later = found.rewards[40:]
+    assert float(later[jnp.isfinite(later)].max()) > 0.3
+    assert len(jnp.unique(later[jnp.isfinite(later)])) > 3
+    sensitivity, _ = sensitivity_of(toy.setting(80.0), toy.tables, some)
+    assert jnp.isfinite(sensitivity).all()
 
 
 def test_shared_slots_stay_if_told_so():
@@ -177,6 +247,15 @@ def test_bad_criteria():
         importance_of(network, net.params, "size")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="needs the gradients"):
         importance_of(network, net.params, "taylor")
+    wrong = jax.tree.map(lambda w: w * jnp.nan, net.params)
+    with pytest.raises(ValueError, match="leaf 'first/kernel': got .* NaN"):
+        importance_of(network, net.params, "taylor", wrong)
+    wrong = jax.tree.map(lambda w: w[..., None], net.params)
+    with pytest.raises(ValueError, match="leaf 'first/kernel': got a gradient of shape"):
+        importance_of(network, net.params, "taylor", wrong)
+    toy = Toy()
+    with pytest.raises(ValueError, match="no leaf called scale"):
+        importance_of(toy.network, toy.params, "norm")
 
 
 class Toy:
@@ -317,6 +396,12 @@ def test_bad_methods():
         network_of(lambda params, x: x + params["b"], {"b": jnp.ones(3)}, jnp.ones((1, 3)))
     with pytest.raises(ValueError, match="evaluations=3, expected at least"):
         jpq_jax.find_policy(toy.apply, toy.params, toy.x[:1], toy.right, limit=80, evaluations=3)
+    for wrong in (
+        toy.params | {"c": 1.0},
+        {"a": jpq_jax.Codes(jnp.zeros((2, 2), jnp.int16), jnp.zeros(257), jnp.int32(1), "float32")},
+    ):
+        with pytest.raises(ValueError, match="leaf '[ac]': got (float|Codes), expected an array"):
+            jpq_jax.find_policy(toy.apply, wrong, toy.x[:1], toy.right, limit=80)
     wrong = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), toy.params)
     with pytest.raises(ValueError, match="leaf 'a/bias': got 1 NaN"):
         jpq_jax.find_policy(toy.apply, wrong, toy.x[:1], toy.right, limit=80)
@@ -371,4 +456,11 @@ def test_what_the_configs_ask_for_can_be_had(name: str):
         network = network_of(net.logits, net.variables, example)
         whole = costs(network, jnp.full(len(network.slot_of), 8, jnp.int32))
         limit = (settings.macs or 1) * float(whole.macs)
-        setting_of(network, importance_of(network, net.variables), "macs", limit, shared=False)
+        setting_of(
+            network,
+            importance_of(network, net.variables),
+            "macs",
+            limit,
+            shared=False,
+            multiple=settings.multiple,
+        )

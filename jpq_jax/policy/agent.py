@@ -79,10 +79,17 @@ def agent_search(
             replay,
             made.states.reshape(-1, _FEATURES),
             made.actions.reshape(-1, ACTIONS),
-            jnp.repeat(new.rewards, layers),
+            jnp.repeat(_finite(new.rewards, trials.rewards), layers),
         )
         agent, state = learn(agent, state, replay, learning)
     return trials.best()
+
+
+def _finite(rewards: jax.Array, known: jax.Array) -> jax.Array:
+    """Where an accuracy is not finite, the least of all known that are: one that is not would be in all weights of the networks soon."""
+    is_known = jnp.isfinite(known)
+    least = jnp.min(known, where=is_known, initial=jnp.inf)
+    return jnp.where(jnp.isfinite(rewards), rewards, jnp.where(jnp.any(is_known), least, 0))
 
 
 def new_agent(key: jax.Array) -> Agent:
@@ -163,7 +170,7 @@ def _features(setting: Setting) -> np.ndarray:
         np.arange(len(layers)) / len(layers),
         weights / weights.sum(),
         macs / macs.sum(),
-        np.asarray(setting.decides),
+        np.isin(np.arange(len(layers)), np.asarray(setting.decider)),
         [one.mean() for one in of_layer],
         [one.std() for one in of_layer],
     ]

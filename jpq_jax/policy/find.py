@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jpq_jax.plan import Where, check_finite
 from jpq_jax.policy.agent import agent_search
@@ -21,7 +22,7 @@ from jpq_jax.policy.evaluation import Table, accuracies, tables_of
 from jpq_jax.policy.importance import Criterion, importance_of
 from jpq_jax.policy.network import Costs, alive, by_path, costs, network_of, without_dead
 from jpq_jax.policy.search import Accuracies, Found, Trials, evolution, random_search
-from jpq_jax.vocabulary import PyTree, leaves_with_paths
+from jpq_jax.vocabulary import PyTree, is_codes, leaves_with_paths
 
 Method = Literal["evolution", "agent", "random", "lagrangian", "magnitude", "uniform"]
 _RULES: tuple[Method, ...] = ("uniform", "magnitude", "lagrangian")
@@ -73,7 +74,7 @@ def find_policy(
 
     Args:
       apply: (params, example) -> outputs, of the model in use.
-      params: its trained weights.
+      params: its trained weights, dense.
       example: one input, in a batch of 1, or its shape.
       right: from params to the share of examples that the model gets right; pure. Not the test images.
       limit: of the cost.
@@ -92,7 +93,8 @@ def find_policy(
 
     Raises:
       ValueError: no such method or criterion; no layer, or a leaf that is not one's kernel; weights that are not finite; too few
-        evaluations; accuracies that are all NaN; or a limit that not even a tenth of the channels at one bit keeps to.
+        evaluations; accuracies that are all NaN; or a limit that not even the least policy keeps to: one bit for the channels that
+        stay, a tenth of each layer's that may go, rounded up to a multiple.
     """
     _check(method, evaluations, multiple, params)
     network = network_of(apply, params, example, where=where)
@@ -122,6 +124,10 @@ def _check(method: str, evaluations: int, multiple: int, params: PyTree) -> None
     if multiple < 1:
         raise ValueError(f"find_policy: got multiple={multiple}, expected at least 1")
     for path, leaf in leaves_with_paths(params):
+        if is_codes(leaf) or not isinstance(leaf, jax.Array | np.ndarray):
+            raise ValueError(
+                f"find_policy: leaf {path!r}: got {type(leaf).__name__}, expected an array; see `dequantize`"
+            )
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             check_finite(path, leaf)
 

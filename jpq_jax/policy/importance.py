@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jpq_jax.plan import check_finite
 from jpq_jax.policy.network import Network
 from jpq_jax.sharding import replicated
 from jpq_jax.vocabulary import PyTree, leaves_with_paths
@@ -33,23 +34,21 @@ def importance_of(
       gradients: of the loss, like the params; for "taylor".
 
     Raises:
-      ValueError: no such criterion, or "taylor" without gradients.
+      ValueError: no such criterion; "taylor" without gradients, or with other ones than the params', or not finite; "norm"
+        without any norm's scale along a layer's channels.
     """
     if criterion not in ("magnitude", "taylor", "norm"):
         raise ValueError(f"importance: got {criterion!r}, expected magnitude, taylor or norm")
     if criterion == "taylor" and gradients is None:
         raise ValueError("importance: taylor needs the gradients of the loss")
-    leaves = [(path, jnp.asarray(leaf, jnp.float32)) for path, leaf in leaves_with_paths(params)]
+    leaves = leaves_with_paths(params)
     if criterion == "norm":
         return _by_norms(network, leaves)
-    if gradients is not None and jax.tree.structure(gradients) != jax.tree.structure(params):
-        raise ValueError(
-            "importance: got gradients of another structure than the params, expected the same"
-        )
+    of_gradients = _checked(network, params, gradients)
     total, number = (jnp.zeros(network.slots + 1, jnp.float32) for _ in range(2))
-    of_gradients, own = jax.tree.leaves(gradients), []
+    own = []
     for layer in network.layers:
-        w = leaves[layer.leaf][1]
+        w = jnp.asarray(leaves[layer.leaf][1], jnp.float32)
         axes = tuple(range(w.ndim - 1))
         value = (
             w**2 if criterion == "magnitude" else w * of_gradients[layer.leaf].astype(jnp.float32)
@@ -64,15 +63,38 @@ def importance_of(
     return jnp.sqrt(each) if criterion == "magnitude" else each
 
 
+def _checked(network: Network, params: PyTree, gradients: PyTree | None) -> list[jax.Array]:
+    """The leaves of the gradients, if there are any."""
+    if gradients is None:
+        return []
+    if jax.tree.structure(gradients) != jax.tree.structure(params):
+        raise ValueError(
+            "importance: got gradients of another structure than the params, expected the same"
+        )
+    leaves, own = jax.tree.leaves(gradients), jax.tree.leaves(params)
+    for layer in network.layers:
+        got, expected = leaves[layer.leaf], own[layer.leaf]
+        if got.shape != expected.shape:
+            raise ValueError(
+                f"importance: leaf {layer.path!r}: got a gradient of shape {got.shape}, expected {expected.shape}"
+            )
+        check_finite(layer.path, got)
+    return leaves
+
+
 def _sums(axes: tuple[int, ...]) -> Callable[[jax.Array], jax.Array]:
     return replicated(lambda value: jnp.sum(value, axis=axes))
 
 
-def _by_norms(network: Network, leaves: list[tuple[str, jax.Array]]) -> jax.Array:
+def _by_norms(network: Network, leaves: list[tuple[str, Any]]) -> jax.Array:
     scale = jnp.zeros(network.slots + 1, jnp.float32)
     has = np.zeros(network.slots + 1, bool)
     for (path, leaf), axes in zip(leaves, network.of_axes, strict=True):
         if path.rsplit("/", 1)[-1] == "scale" and len(axes) == 1:
-            scale = scale.at[axes[0]].max(jnp.abs(leaf))
+            scale = scale.at[axes[0]].max(jnp.abs(jnp.asarray(leaf, jnp.float32)))
             has[axes[0]] = True
+    if not has[:-1].any():
+        raise ValueError(
+            "importance: got criterion='norm', but no leaf called scale lies along a layer's channels; expected some"
+        )
     return jnp.where(has, scale, jnp.max(scale))[network.slot_of]

@@ -74,21 +74,6 @@ class Network(NamedTuple):
         """[layers, slots + 1], weights of one output that each slot gives."""
         return np.stack([layer.taps * layer.inputs for layer in self.layers]).astype(np.float32)
 
-    @property
-    def groups(self) -> list[int]:
-        """For each layer a number, the same for those that share slots."""
-        group = list(range(len(self.layers)))
-        for i, layer in enumerate(self.layers):
-            for j in range(i):
-                if np.intersect1d(_real(layer, self.slots), _real(self.layers[j], self.slots)).size:
-                    old, new = group[i], group[j]
-                    group = [new if g == old else g for g in group]
-        return group
-
-
-def _real(layer: Layer, slots: int) -> NDArray[np.int64]:
-    return layer.slots[layer.slots < slots]
-
 
 def network_of(
     apply: Callable[..., Any], params: PyTree, *inputs: Any, where: Where = None
@@ -136,8 +121,8 @@ class Costs(NamedTuple):
     """Of a model under a policy; [] float32 each.
 
     Attributes:
-      bits: of the weights that are left, each at its channel's bit-width.
-      macs: multiplications and additions for one example.
+      bits: of the weights that are left, zeros among them, each at its channel's bit-width.
+      macs: multiplications and additions by the kernels' weights for one example.
       bit_operations: these, by the bits of the weight and those of the activation.
     """
 
@@ -258,9 +243,12 @@ def _layer(
         return Layer(path, leaf, shape[out], taps, positions, inputs, slots(roots[out]), kind)
     summed = eqn.params["dimension_numbers"][0][operand]
     free = [axis for axis in range(len(shape)) if axis not in summed]
+    each = [slots(roots[axis]) for axis in summed]
+    along = max(range(len(summed)), key=lambda i: int((each[i] < count).sum()))
     inputs = np.zeros(count + 1, np.int64)
-    np.add.at(inputs, slots(roots[summed[0]]), 1)
-    taps = math.prod(shape[axis] for axis in summed[1:]) * math.prod(shape[a] for a in free[:-1])
+    np.add.at(inputs, each[along], 1)
+    others = [axis for i, axis in enumerate(summed) if i != along]
+    taps = math.prod(shape[axis] for axis in (*others, *free[:-1]))
     return Layer(
         path, leaf, shape[free[-1]], taps, positions, inputs, slots(roots[free[-1]]), "dense"
     )

@@ -15,6 +15,7 @@ from jpq_jax.policy.decisions import (
     decided,
     in_multiples,
     least_policy,
+    of_slots,
     settled,
 )
 from jpq_jax.vocabulary import MAX_BITS
@@ -148,22 +149,16 @@ def _child(setting: Setting, key: jax.Array, parents: jax.Array) -> jax.Array:
     of_channel = _steps(keys[4], jax.random.uniform(keys[5], maxval=0.2), len(slots))
     wide = jnp.where(policy > 0, jnp.clip(policy + of_layer + of_channel, 1, MAX_BITS), 0)
     # The slots of a group that live are its first ones by importance, up to a number.
-    number = (
-        jnp.zeros(layers, jnp.int32)
-        .at[setting.group_of_layer[layer_of]]
-        .max(
-            jnp.where((wide > 0) & (setting.group_of_slot[slots] >= 0), setting.rank[slots] + 1, 0)
-        )
-    )
-    moved = jax.random.bernoulli(keys[6], rate, (layers,))
-    factor = jnp.exp(0.3 * jax.random.normal(keys[7], (layers,)))
-    number = jnp.where(
-        moved, jnp.round(number.astype(jnp.float32) * factor).astype(jnp.int32), number
-    )
-    group = setting.group_of_slot[slots]
-    kept = (group < 0) | (setting.rank[slots] < jnp.maximum(number, 1)[jnp.maximum(group, 0)])
+    group, groups = setting.group_of_slot[slots], len(setting.sizes)
+    last = jnp.where((wide > 0) & (group >= 0), setting.rank[slots] + 1, 0)
+    number = jnp.zeros(groups + 1, jnp.int32).at[group].max(last)[:groups]
+    moved = jax.random.bernoulli(keys[6], rate, (groups,))
+    wanted = number.astype(jnp.float32) * jnp.exp(0.3 * jax.random.normal(keys[7], (groups,)))
+    nearest = jnp.round(wanted / setting.multiple).astype(jnp.int32) * setting.multiple
+    number = jnp.where(moved, jnp.maximum(nearest, setting.multiple), number)
+    kept = (group < 0) | (setting.rank[slots] < of_slots(setting, number)[slots])
     typical = jnp.zeros(layers, jnp.int32).at[layer_of].max(wide)[layer_of]
-    revived = jnp.where((wide == 0) & moved[setting.group_of_layer[layer_of]], typical, wide)
+    revived = jnp.where((wide == 0) & of_slots(setting, moved)[slots], typical, wide)
     child = jnp.where(kept, jnp.maximum(revived, least_policy(setting)[0]), 0)
     return in_multiples(setting, settled(setting, child))
 
