@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,18 +87,22 @@ def search(
     renormed: bool,
     progress: Progress | None = None,
 ) -> jpq_jax.Policy:
-    """With the first training images; only channels that a layer has for itself may go.
+    """With some training images; only channels that a layer has for itself may go.
 
     renormed: whether norms go by the statistics of what is tried, as they will in the training to come (after EagleEye, Li et al., 2020,
       arXiv 2007.02491), and not by those of the trained model.
     """
-    images, labels = (jnp.asarray(x) for x in next(iter(dataset.train.batches(_IMAGES))))
-    parts = [x.reshape(-1, math.gcd(len(x), _BATCH), *x.shape[1:]) for x in (images, labels)]
+    number = min(_IMAGES, dataset.train.size)
+    number = number // _BATCH * _BATCH or number
+    images, labels = (
+        jnp.asarray(x) for x in next(iter(dataset.train.some(number).batches(number)))
+    )
+    parts = [x.reshape(-1, min(number, _BATCH), *x.shape[1:]) for x in (images, labels)]
     of_part = model.right_in_training if renormed else model.right
 
     def right(variables: Any) -> jax.Array:
-        number = jax.lax.map(lambda part: of_part(variables, dataset, *part), tuple(parts))
-        return jnp.sum(number) / len(labels)
+        each = jax.lax.map(lambda part: of_part(variables, dataset, *part), tuple(parts))
+        return jnp.sum(each) / number
 
     return jpq_jax.find_policy(
         model.logits,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
 import jax
@@ -36,7 +35,8 @@ def seen_by_norms(model: Model, dataset: Dataset, config: Config) -> Callable[[A
     def over_batches(params: Any, statistics: Any) -> Any:
         number = _FORGOTTEN + config.norm_batches
         total = jax.tree.map(jnp.zeros_like, statistics)
-        for i, (images, _) in enumerate(islice(dataset.train.batches(config.batch_size), number)):
+        seen = dataset.train.some(number * config.batch_size)
+        for i, (images, _) in enumerate(seen.batches(config.batch_size)):
             key = jax.random.fold_in(jax.random.key(config.seed), i)
             statistics = one(params, statistics, jnp.asarray(images), key)
             if i >= _FORGOTTEN:

@@ -64,6 +64,14 @@ def test_an_image_comes_with_its_label(found: imagenet.ImageNet):
             np.testing.assert_allclose(images[..., 0].mean((1, 2)), 40 * labels, atol=4)
 
 
+def test_some_images_are_of_all_classes(found: imagenet.ImageNet):
+    some, again = found.train.some(12), found.train.some(12)
+    assert set(some.indices) < set(found.train.indices)
+    np.testing.assert_array_equal(some.indices, again.indices)
+    [batch] = all_of(some._replace(is_trained_on=False), 12)
+    assert set(batch.labels.tolist()) == {0, 1, 2}
+
+
 def test_an_epoch_is_the_same_whatever_the_threads_and_another_seed_is_not(
     found: imagenet.ImageNet,
 ):

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.config import Config
+from experiments.data import Split
 from experiments.model import Model
 from experiments.norms import in_few_digits, seen_by_norms
 
@@ -34,13 +35,8 @@ def test_norms_see_the_mean_of_the_running_means() -> None:
     images = np.random.default_rng(0).integers(0, 256, (BATCH * BATCHES, 4, 4, 3)).astype(np.uint8)
     batches = images.reshape(BATCHES, BATCH, 4, 4, 3)
 
-    def in_order(size: int) -> Any:
-        assert size == BATCH
-        return ((batch, None) for batch in batches)
-
-    dataset: Any = SimpleNamespace(
-        train=SimpleNamespace(batches=in_order), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
-    )
+    train = Split(images, np.zeros(len(images), np.int32))
+    dataset: Any = SimpleNamespace(train=train, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     model = Model(*nnx.split(Net(nnx.Rngs(0)), nnx.Param, nnx.BatchStat))
     with jax.numpy_dtype_promotion("standard"):  # which the norm's own arithmetic needs
         found = seen_by_norms(model, dataset, setting(8))(model.params, model.statistics)

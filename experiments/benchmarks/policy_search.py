@@ -75,6 +75,16 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return each
 
 
+def _found_before(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Raises ValueError if it was found with other settings."""
+    if not path.exists():
+        return []
+    before = json.loads(path.read_text())
+    if before["settings"] != settings:
+        raise ValueError(f"{path}: found with {before['settings']}, expected {settings}")
+    return before["rows"]
+
+
 def main(
     checkpoint: tyro.conf.Positional[Path],
     data_dir: Path,
@@ -96,7 +106,8 @@ def main(
     console = Console()
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "rows.json"
-    rows = json.loads(path.read_text()) if path.exists() else []
+    settings = {"checkpoint": checkpoint.name, "ratio": ratio, "evaluations": evaluations}
+    rows = _found_before(path, settings)
     model = load_pytorch("resnet20", checkpoint, build("resnet20", seed=0))
     dataset = load("cifar10", str(data_dir))
     done = {(row["method"], row["seed"]) for row in rows}
@@ -105,7 +116,7 @@ def main(
             if (method, seed) in done:
                 continue
             rows.append(measured(model, dataset, method, ratio, evaluations, seed))
-            write_json(path, rows)
+            write_json(path, {"settings": settings, "rows": rows})
             console.print(rows[-1])
     table = Table(title=f"ResNet-20 at {ratio:g}x without training, validation accuracy")
     for column in ("method", "seeds", "median", "least", "most"):
@@ -114,7 +125,6 @@ def main(
         shares = (f"{100 * row[key]:.2f} %" for key in ("median", "least", "most"))
         table.add_row(row["method"], str(row["seeds"]), *shares)
     console.print(table)
-    settings = {"ratio": ratio, "evaluations": evaluations}
     found = {**settings, "summary": summary(rows), "rows": rows}
     write_json(RESULTS / "policy_search.json", {**found, **provenance()})
     return 0

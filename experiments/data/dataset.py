@@ -27,6 +27,10 @@ class Split(NamedTuple):
     def size(self) -> int:
         return len(self.labels)
 
+    def some(self, number: int) -> Split:
+        """So many, of all classes: data sets that are held are in no order of these."""
+        return Split(self.images[:number], self.labels[:number])
+
     def batches(self, size: int) -> Iterator[Split]:
         """All of it in order; the last one may be smaller."""
         for start in range(0, self.size, size):
