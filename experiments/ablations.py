@@ -54,7 +54,11 @@ class Ablation(NamedTuple):
 
 
 def _sgd(rate: Any) -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(_CLIP), optax.sgd(rate, momentum=0.9))
+    return optax.chain(_clip(), optax.sgd(rate, momentum=0.9))
+
+
+def _clip() -> optax.GradientTransformation:
+    return optax.clip_by_global_norm(_CLIP)
 
 
 def ablations(steps: int, epochs: int) -> list[Ablation]:
@@ -66,7 +70,9 @@ def ablations(steps: int, epochs: int) -> list[Ablation]:
     nearest = max(steps // _PROJECTIONS, 1)
 
     def toward(planner: Any, rho: Any = _RHO) -> optax.GradientTransformationExtraArgs:
-        return optax.chain(jpq_jax.admm_to(planner, rho=rho, every=nearest), sgd)
+        # What is clipped is the loss's gradient, and not the pull.
+        pulled = jpq_jax.admm_to(planner, rho=rho, every=nearest)
+        return optax.chain(_clip(), pulled, optax.sgd(_RATE, momentum=0.9))
 
     def settled(state: Any) -> jax.Array:
         return jpq_jax.has_converged(optax.tree.get(state, "SplitState"), relative=0.2)

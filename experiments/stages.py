@@ -115,10 +115,13 @@ def _ye(config: Config, steps: int) -> list[Stage]:
         return optax.chain(*_sgd(config, _schedule(peak, 0, steps)))
 
     def toward(
-        planner: jpq_jax.Planner, rho: float, steps: int
+        planner: jpq_jax.Planner, rho: float, peak: float, steps: int
     ) -> optax.GradientTransformationExtraArgs:
         rises = optax.exponential_decay(rho, steps // _LEVELS, 10 ** (1 / 3), staircase=True)
-        return jpq_jax.admm_to(planner, rho=rises, every=every)
+        pulled = jpq_jax.admm_to(planner, rho=rises, every=every)
+        # What is clipped is the loss's gradient, and not the pull.
+        loose = dataclasses.replace(config, clip=None)
+        return optax.chain(*_clipping(config), pulled, *_sgd(loose, _schedule(peak, 0, steps)))
 
     every = max(steps // _PROJECTIONS, 1)
     fast, slow = config.learning_rate, config.finetune_learning_rate
@@ -126,12 +129,12 @@ def _ye(config: Config, steps: int) -> list[Stage]:
     gradual = _pruning(dataclasses.replace(config, ramp_epochs=ramp), steps)
     still = jpq_jax.project_params(jpq_jax.pruning(config.density or 1.0), every=steps)
     return [
-        Stage("prune", prune, optax.chain(toward(gradual, config.rho, prune), sgd(fast, prune))),
+        Stage("prune", prune, toward(gradual, config.rho, fast, prune)),
         Stage("retrain", retrain, optax.chain(sgd(fast, retrain), mask, still), inherit=projected),
         Stage(
             "cluster",
             cluster,
-            optax.chain(toward(values, _FIRMER * config.rho, cluster), sgd(slow, cluster), mask),
+            optax.chain(toward(values, _FIRMER * config.rho, slow, cluster), mask),
         ),
         Stage(
             "retrain clusters",
@@ -222,14 +225,17 @@ def _schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedul
     return optax.join_schedules([rise, cosine], [warmup_steps])
 
 
+def _clipping(config: Config) -> list[optax.GradientTransformation]:
+    return [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
+
+
 def _sgd(config: Config, schedule: optax.Schedule) -> list[optax.GradientTransformation]:
     def kernels(params: Any) -> Any:
         compressed = [plan.compress for plan in jpq_jax.plan_leaves(params)]
         return jax.tree.unflatten(jax.tree.structure(params), compressed)
 
-    clip = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
     return [
-        *clip,
+        *_clipping(config),
         optax.add_decayed_weights(config.weight_decay, kernels),
         optax.sgd(schedule, momentum=config.momentum),
     ]
