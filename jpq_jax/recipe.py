@@ -3,7 +3,7 @@
     stages = [
         Stage("prune", 4000, optax.chain(admm_to(pruning(0.02), rho=1e-2, every=400), sgd)),
         Stage("retrain", 4000, optax.chain(sgd, mask_updates()), inherit=projected),
-        Stage("cluster", 4000, optax.chain(admm_to(clustering(2), rho=1e-2, every=400), sgd, mask_updates())),
+        Stage("cluster", 4000, optax.chain(admm_to(clustering(2, zero=False), rho=1e-2, every=400), sgd, mask_updates())),
         Stage("retrain", 4000, optax.chain(sgd, cluster_updates()), inherit=projected),
     ]
 

@@ -121,6 +121,17 @@ def test_the_dual_variable_outlasts_a_pause():
     np.testing.assert_array_equal(*duals)
 
 
+def test_the_dual_variable_of_narrow_params_takes_small_steps():
+    """In bfloat16 it would stop at 256 times what is added."""
+    w = jnp.full((4, 8), 2.0**-10, jnp.bfloat16).at[0].set(1.0)
+    optimizer = jpq_jax.admm_to(jpq_jax.pruning(0.25), rho=1.0, every=1)
+    zeros, state = {"kernel": jnp.zeros_like(w)}, optimizer.init({"kernel": w})
+    update = jax.jit(optimizer.update)
+    for _ in range(600):
+        _, state = update(zeros, state, {"kernel": w})
+    np.testing.assert_allclose(state.split_dual["kernel"][1:], 600 * 2.0**-10, rtol=1e-5)
+
+
 def test_it_comes_to_rest_at_the_best_support():
     """With a pull well above the loss's curvature, which is 1: the set is not convex, and below that it goes round."""
     planner = jpq_jax.pruning(0.25)
@@ -130,7 +141,8 @@ def test_it_comes_to_rest_at_the_best_support():
         reached, state = train(optimizer, steps)
         split = optax.tree.get(state, "SplitState")
         primal.append(float(split.split_residuals.primal))
-        ended.append(bool(jpq_jax.has_converged(split)))
+        ended.append(bool(jpq_jax.has_converged(split, not_before=steps)))
+        assert not jpq_jax.has_converged(split, not_before=steps + 1)
     assert primal[0] > 10 * primal[1] > 100 * primal[2]
     assert ended == [False, True, True]
     codes = jpq_jax.finalize({"kernel": jnp.asarray(reached, jnp.float32)}, state)

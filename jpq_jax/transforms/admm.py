@@ -28,6 +28,7 @@ from jpq_jax.transforms.leaves import (
     check_every,
     check_update,
     differences,
+    float_zeros,
     floats,
     refilled,
     value_at,
@@ -111,7 +112,7 @@ def admm(
         return AdmmState(
             admm_count=jnp.zeros([], jnp.int32),
             target=where_compressed(jnp.zeros_like, params, plan),
-            dual=where_compressed(jnp.zeros_like, params, plan),
+            dual=where_compressed(float_zeros, params, plan),
             leaf_bits=jnp.full(sum(p.compress for p in plan), start_bits, jnp.int32),
             bit_budget=jnp.asarray(limit, jnp.uint32),
         )

@@ -21,6 +21,7 @@ from jpq_jax.transforms.leaves import (
     check_update,
     compressing_plan,
     differences,
+    float_zeros,
     floats,
     planned_leaves,
     refilled,
@@ -94,7 +95,7 @@ def latent(
             latent_count=jnp.zeros([], jnp.int32),
             latents=where_compressed(_copy, params, plan),
             latent_plan=planner.init(leaves, planned_leaves(plan), curved=curved),
-            latent_curvature=where_compressed(_zeros, params, plan) if curved else None,
+            latent_curvature=where_compressed(float_zeros, params, plan) if curved else None,
             inner_state=optimizer.init(params),
         )
 
@@ -145,10 +146,6 @@ def _pulled(
         g + (jnp.asarray(strength, jnp.float32) * (w - q)).astype(g.dtype)
         for g, w, q in zip(gradients, floats(latents), floats(params), strict=True)
     ]
-
-
-def _zeros(leaf: Any) -> jax.Array:
-    return jnp.zeros_like(leaf, dtype=jnp.float32)  # lying like the leaf
 
 
 def _copy(leaf: Any) -> jax.Array:

@@ -72,6 +72,11 @@ def where_compressed(
     return jax.tree.unflatten(treedef, filled)
 
 
+def float_zeros(leaf: Any) -> jax.Array:
+    """In float32 whatever the leaf's dtype, as for what many small numbers are added to; it lies as the leaf does."""
+    return jnp.zeros_like(leaf, dtype=jnp.float32)
+
+
 def refilled(tree: PyTree, leaves: Sequence[jax.Array]) -> PyTree:
     """The tree with other arrays, each in the dtype of the one it replaces."""
     old, treedef = jax.tree.flatten(tree)

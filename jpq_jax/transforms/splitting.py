@@ -23,6 +23,7 @@ from jpq_jax.transforms.leaves import (
     check_update,
     compressing_plan,
     differences,
+    float_zeros,
     floats,
     planned_leaves,
     refilled,
@@ -120,7 +121,7 @@ def admm_to(
         return SplitState(
             split_count=jnp.zeros([], jnp.int32),
             split_target=where_compressed(jnp.zeros_like, params, leaves),
-            split_dual=where_compressed(jnp.zeros_like, params, leaves),
+            split_dual=where_compressed(float_zeros, params, leaves),
             split_plan=planner.init(
                 compressed_leaves(params, leaves), planned_leaves(leaves), curved=False
             ),
@@ -167,7 +168,9 @@ def admm_to(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def has_converged(state: SplitState, *, relative: float = 1e-2, absolute: float = 0.0) -> jax.Array:
+def has_converged(
+    state: SplitState, *, relative: float = 1e-2, absolute: float = 0.0, not_before: int = 0
+) -> jax.Array:
     """Whether both residuals are small: [] bool.
 
         |W - Z| <= absolute + relative max(|W|, |Z|)   and   rho |Z - Z before| <= absolute + relative rho |U|
@@ -176,11 +179,14 @@ def has_converged(state: SplitState, *, relative: float = 1e-2, absolute: float 
       state: a `SplitState`, for instance by `optax.tree.get(opt_state, "SplitState")`.
       relative: to the norms of what the residuals are differences of.
       absolute: beside that.
+      not_before: so many updates; where the planner has a schedule, as many as that lasts: the residuals are small on each of its
+        plateaus.
     """
     residuals = state.split_residuals
     primal = absolute + relative * residuals.primal_scale
     dual = absolute + relative * residuals.dual_scale
-    return (residuals.primal <= primal) & (residuals.dual <= dual)
+    small = (residuals.primal <= primal) & (residuals.dual <= dual)
+    return small & (state.split_count >= not_before)
 
 
 def _projected(split: _Split, planner: Planner, count: jax.Array, strength: jax.Array) -> _Split:
