@@ -21,6 +21,7 @@ from experiments.files import write_json
 from experiments.model import Model, build, narrow
 from experiments.models.pytorch_weights import load_pytorch
 from experiments.provenance import provenance
+from jpq_jax.policy.decisions import InfeasibleError
 
 _USAGE = """usage: python -m experiments.run CONFIG [--preset=NAME] [--key=value ...]
 
@@ -39,10 +40,6 @@ def usage() -> str:
         for name in configuration.names()
     ]
     return _USAGE.format(configs="\n".join(lines))
-
-
-class InfeasibleError(Exception):
-    """The model cannot be made as small as it was asked for."""
 
 
 class Experiment(NamedTuple):
@@ -145,17 +142,18 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Model, dict[str, Any]]:
 def run(
     experiment: Experiment, dataset: Dataset, model: Model, note: dict[str, Any], console: Console
 ) -> None:
-    """Trains, compresses and measures; a run found finished is only shown again."""
+    """Trains, compresses and measures; a run found finished is only shown again.
+
+    Raises:
+      InfeasibleError: if no model is as small as is asked for.
+    """
     config, workdir = experiment.config, experiment.workdir
     results = workdir / "results.json"
     if results.exists():
         console.print(f"{workdir} holds this run, finished:")
         report.show(json.loads(results.read_text()), workdir, console)
         return
-    try:
-        start, bits = beginning_of(config, model, dataset, workdir, console)
-    except ValueError as error:
-        raise InfeasibleError(str(error)) from error
+    start, bits = beginning_of(config, model, dataset, workdir, console)
     snapshot, history = training.train(
         config, start, dataset, workdir, console, baseline=model, bits=bits
     )

@@ -25,6 +25,10 @@ _ROUNDING = 2.0**-18  # of greater ones
 _LEAST = 0.1  # of the slots of a group are kept
 
 
+class InfeasibleError(ValueError):
+    """A limit that no policy keeps to."""
+
+
 class Setting(NamedTuple):
     """What actions are decided by; arrays and constants.
 
@@ -84,7 +88,7 @@ def setting_of(
       multiple: of how many slots stay.
 
     Raises:
-      ValueError: if not even the least policy keeps to the limit.
+      InfeasibleError: if not even the least policy keeps to the limit.
     """
     each = np.asarray(importance, np.float64)
     values = np.zeros(network.slots + 1)
@@ -118,7 +122,7 @@ def setting_of(
     nothing = jnp.zeros((len(network.layers), ACTIONS))
     least = float(cost_of(setting, decided(setting, nothing).policy))
     if not least <= setting.limit:
-        raise ValueError(
+        raise InfeasibleError(
             f"got a limit of {limit:,.0f} {cost}, expected at least {least:,.0f}: the least policy's"
         )
     return setting
