@@ -6,7 +6,6 @@ validation split, of the params as `finalize` makes them; the test images are no
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from rich.table import Table
 import jpq_jax
 from experiments.config import Config
 from experiments.data import Dataset, load
-from experiments.files import write_json
+from experiments.files import read_found, write_json
 from experiments.model import Model, accuracy, build, joined
 from experiments.provenance import provenance
 from experiments.publish import RESULTS
@@ -202,16 +201,6 @@ def _rows(found: Found, seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _found_before(path: Path, settings: dict[str, Any]) -> Found:
-    """Raises ValueError if it was found with other settings."""
-    if not path.exists():
-        return {}
-    before = json.loads(path.read_text())
-    if before["settings"] != settings:
-        raise ValueError(f"{path}: found with {before['settings']}, expected {settings}")
-    return before["found"]
-
-
 def main(
     seeds: int = 3,
     epochs: int = 8,
@@ -243,7 +232,7 @@ def main(
         "dense_epochs": dense_epochs,
         "train_images": train_images,
     }
-    found = _found_before(path, settings)
+    found: Found = read_found(path, settings) or {}
     dataset = load("mnist", None).with_train_images(train_images)
     for seed in range(seeds):
         model = build("lenet5", seed)

@@ -13,3 +13,17 @@ def write_json(path: Path, content: Any) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(partial, path)
+
+
+def read_found(path: Path, settings: dict[str, Any]) -> Any:
+    """What a run that was stopped had found, or None. The file has it as `found`, beside its `settings`.
+
+    Raises:
+      ValueError: if it was found with other settings.
+    """
+    if not path.exists():
+        return None
+    before = json.loads(path.read_text())
+    if before["settings"] != settings:
+        raise ValueError(f"{path}: found with {before['settings']}, expected {settings}")
+    return before["found"]

@@ -7,7 +7,6 @@ that was stopped goes on.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
@@ -24,7 +23,7 @@ import jpq_jax
 from experiments.beginning import search, weight_bits
 from experiments.config import Config, SearchName
 from experiments.data import Dataset, load
-from experiments.files import write_json
+from experiments.files import read_found, write_json
 from experiments.model import Model, accuracy, build
 from experiments.models.pytorch_weights import load_pytorch
 from experiments.provenance import provenance
@@ -75,16 +74,6 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return each
 
 
-def _found_before(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Raises ValueError if it was found with other settings."""
-    if not path.exists():
-        return []
-    before = json.loads(path.read_text())
-    if before["settings"] != settings:
-        raise ValueError(f"{path}: found with {before['settings']}, expected {settings}")
-    return before["rows"]
-
-
 def main(
     checkpoint: tyro.conf.Positional[Path],
     data_dir: Path,
@@ -107,7 +96,7 @@ def main(
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "rows.json"
     settings = {"checkpoint": checkpoint.name, "ratio": ratio, "evaluations": evaluations}
-    rows = _found_before(path, settings)
+    rows = read_found(path, settings) or []
     model = load_pytorch("resnet20", checkpoint, build("resnet20", seed=0))
     dataset = load("cifar10", str(data_dir))
     done = {(row["method"], row["seed"]) for row in rows}
@@ -116,7 +105,7 @@ def main(
             if (method, seed) in done:
                 continue
             rows.append(measured(model, dataset, method, ratio, evaluations, seed))
-            write_json(path, {"settings": settings, "rows": rows})
+            write_json(path, {"settings": settings, "found": rows})
             console.print(rows[-1])
     table = Table(title=f"ResNet-20 at {ratio:g}x without training, validation accuracy")
     for column in ("method", "seeds", "median", "least", "most"):
