@@ -271,7 +271,8 @@ def _blank(
     """A snapshot of the stage's structure, that starts from the model as it is, or, if it is not to, has zeros in its state."""
     params, statistics = model.params, model.statistics
     # Params of a later stage may be all that it can start from, such as clusters.
-    state = stage.optimizer.init(params) if started else _zeros_of(stage, params)
+    init = stage.optimizer.init
+    state = init(params) if started else _zeros(jax.eval_shape(init, params))
     trained = Trained(params, statistics, state)
     if stage.name == DENSE:
         return Snapshot(*trained, None, None, jnp.int32(0))
@@ -279,8 +280,7 @@ def _blank(
     return Snapshot(*trained, _kept((baseline or model).variables), none, jnp.int32(0))
 
 
-def _zeros_of(stage: Stage, params: Any) -> Any:
-    shapes = jax.eval_shape(stage.optimizer.init, params)
+def _zeros(shapes: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
@@ -288,8 +288,7 @@ def _none_yet(stage: Stage, params: Any, statistics: Any) -> Any:
     """Of the structure of what the stage finds."""
     state = jax.eval_shape(stage.optimizer.init, params)
     shapes = jax.eval_shape(jpq_jax.finalize, params, state)
-    no_codes = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return _kept(joined(no_codes, statistics))
+    return _kept(joined(_zeros(shapes), statistics))
 
 
 def _begin(stage: Stage, before: Snapshot, model: Model) -> Snapshot:

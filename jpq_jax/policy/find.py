@@ -22,7 +22,7 @@ from jpq_jax.policy.evaluation import Table, accuracies, tables_of
 from jpq_jax.policy.importance import Criterion, importance_of
 from jpq_jax.policy.network import Costs, alive, by_path, costs, network_of, without_dead
 from jpq_jax.policy.search import Accuracies, Found, Trials, evolution, random_search
-from jpq_jax.vocabulary import PyTree, is_codes, leaves_with_paths
+from jpq_jax.vocabulary import PyTree, leaves_with_paths
 
 Method = Literal["evolution", "agent", "random", "lagrangian", "magnitude", "uniform"]
 _RULES: tuple[Method, ...] = ("uniform", "magnitude", "lagrangian")
@@ -124,7 +124,7 @@ def _check(method: str, evaluations: int, multiple: int, params: PyTree) -> None
     if multiple < 1:
         raise ValueError(f"find_policy: got multiple={multiple}, expected at least 1")
     for path, leaf in leaves_with_paths(params):
-        if is_codes(leaf) or not isinstance(leaf, jax.Array | np.ndarray):
+        if not isinstance(leaf, jax.Array | np.ndarray):  # codes among others
             raise ValueError(
                 f"find_policy: leaf {path!r}: got {type(leaf).__name__}, expected an array; see `dequantize`"
             )
