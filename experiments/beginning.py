@@ -115,6 +115,7 @@ def search(
         seed=config.seed,
         method=config.search,
         multiple=config.multiple,
+        empty=config.empty and cost == "macs",
         shared=False,
         progress=progress,
     )
@@ -152,7 +153,7 @@ def _shrunk(
     )
     draw_policy(found.bits, np.asarray(found.rewards), figure)
     image = next(iter(dataset.train.batches(1))).images
-    shrunk = jpq_jax.shrink(model.logits, found.params, _example(image))
+    shrunk = jpq_jax.shrink(model.logits, found.params, _example(image), empty=config.empty)
     left = {path: np.asarray(bits)[shrunk.kept[path][-1]] for path, bits in found.bits.items()}
     return Beginning(refilled(model, shrunk.params), left)
 

@@ -54,6 +54,8 @@ class Config:
     multiple: int = 1
     """Of a layer's channels, those that stay are so many, or twice, and so on: XLA's convolutions on CPUs are slow at other
     numbers than multiples of 8."""
+    empty: bool = False
+    """With macs: layers may be left without channels, as within a residual block that is not needed; for evolution."""
     search: SearchName = "evolution"
     """How channels, and the bits of the method channelwise, are searched: by evolution, the agent of AJPQ, a rule, or chance."""
     evaluations: int = 300
@@ -181,6 +183,14 @@ class Config:
             (
                 self.method != "channelwise" or not (self.dense_epochs or self.finetune_epochs),
                 "channelwise without dense_epochs and finetune_epochs",
+            ),
+            (
+                self.method != "ye"
+                or (
+                    not (self.warmup_epochs or self.finetune_epochs or self.pull)
+                    and self.optimizer == "sgd"
+                ),
+                "ye without warmup_epochs, finetune_epochs and pull, and with sgd",
             ),
             (self.evaluations >= 1, "at least 1 evaluation"),
             (self.multiple >= 1, "a multiple of at least 1"),

@@ -241,6 +241,35 @@ def test_shared_slots_stay_if_told_so():
     assert set(np.unique(policy)) == {0, 8}  # bits cost nothing
 
 
+def test_a_block_that_is_not_needed_is_left_without_channels():
+    draw = np.random.default_rng(0)
+    shapes = {"first": (6, 8), "up": (8, 8), "down": (8, 8), "last": (8, 3)}
+    params = {name: jnp.asarray(draw.normal(size=s), jnp.float32) for name, s in shapes.items()}
+    params["down"] *= 1e-3
+    x = jnp.asarray(draw.normal(size=(32, 6)), jnp.float32)
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        h = x @ params["first"]
+        return (h + jax.nn.relu(h @ params["up"]) @ params["down"]) @ params["last"]
+
+    outputs = apply(params, x)
+
+    def right(params: Any) -> jax.Array:
+        return 1 - jnp.mean((apply(params, x) - outputs) ** 2) / jnp.mean(outputs**2)
+
+    only_the_rest = 6 * 8 + 8 * 3
+    found = jpq_jax.find_policy(
+        apply, params, x[:1], right, limit=only_the_rest, cost="macs", empty=True
+    )
+    assert float(found.costs.macs) == only_the_rest
+    assert found.accuracy > 0.999
+    shrunk = jpq_jax.shrink(apply, found.params, x[:1], empty=True)
+    assert shrunk.params["up"].shape == (8, 0)
+    np.testing.assert_allclose(shrunk.apply(shrunk.params, x), apply(found.params, x), rtol=1e-5)
+    with pytest.raises(ValueError, match="empty=True for method='agent'"):
+        jpq_jax.find_policy(apply, params, x[:1], right, limit=80, empty=True, method="agent")
+
+
 def test_bad_criteria():
     net, network = residual()
     with pytest.raises(ValueError, match="got 'size'"):

@@ -139,7 +139,7 @@ def test_killed_and_resumed_ends_in_the_same_bytes(
 @pytest.mark.parametrize(
     ("method", "budget"),
     [
-        ("ye", ["--density=0.1", "--bits=2", "--epochs=4"]),
+        ("ye", ["--density=0.1", "--bits=2", "--epochs=4", "--warmup_epochs=0"]),
         ("pruning", ["--density=0.1", "--epochs=2", "--ramp_epochs=1", "--finetune_epochs=1"]),
     ],
 )
@@ -279,6 +279,10 @@ BAD_COMMANDS = {
     "long warm-up": (("lenet5_mnist", "--warmup_epochs=99"), "fewer warmup_epochs"),
     "too dense": (("lenet5_mnist", "--preset=paper", "--density=7"), "density above 0, up to 1"),
     "large batch": (("lenet5_mnist", "--batch_size=100000"), "batches no larger"),
+    "ye with fine-tuning": (
+        ("lenet5_mnist", "--preset=ye-joint", "--finetune_epochs=2"),
+        "ye without warmup_epochs, finetune_epochs",
+    ),
     "backward shift": (("lenet5_mnist", "--shift=-1"), "0 to 8 pixels"),
     "no pull": (("lenet5_mnist", "--rho=0"), "positive rho"),
     "nothing to start from": (("lenet5_mnist", "--preset=paper"), "expected a dense model"),

@@ -210,7 +210,9 @@ def test_outputs_stay_what_they_are(name: str):
         for seed in range(PRUNINGS):
             params = pruned(net.params, np.random.default_rng(seed))
             multiple = 4 if seed % 5 == 4 else 1
-            shrunk = jpq_jax.shrink(net.apply, params, *net.inputs, multiple=multiple)
+            shrunk = jpq_jax.shrink(
+                net.apply, params, *net.inputs, multiple=multiple, empty=seed % 3 == 0
+            )
             expected = apply(params, *net.inputs)
             got = shrunk.apply(shrunk.params, *net.inputs)
             scale = max(float(jnp.abs(expected).max()), 1e-3)
@@ -267,6 +269,30 @@ def test_a_model_of_zeros_keeps_one_unit():
     assert shrunk.params["w1"].shape == (5, 1)
     assert {"is the last one": 1} in [row.stays for row in shrunk.report]
     np.testing.assert_array_equal(shrunk.apply(shrunk.params, jnp.ones((3, 5))), 0)
+
+
+def test_a_layer_may_lose_all_its_units():
+    params = two_layer_params()
+    params["w1"][:] = 0
+    shrunk = shrunk_layers(params, empty=True, multiple=4)
+    assert shrunk.params["w1"].shape == (5, 0)
+    assert shrunk.params["w2"].shape == (0, 3)
+    x = jnp.ones((3, 5))
+    np.testing.assert_allclose(shrunk.apply(shrunk.params, x), two_layers(params, x), rtol=1e-6)
+
+
+def test_a_residual_block_that_gives_nothing_is_left_without_channels():
+    net = nnx_net(Residual(nnx.Rngs(0)), image())
+    whole = jpq_jax.leaves_with_paths(net.params)
+    dead = [jnp.zeros_like(leaf) if path.startswith("conv1") else leaf for path, leaf in whole]
+    params = jax.tree.unflatten(jax.tree.structure(net.params), dead)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        shrunk = jpq_jax.shrink(net.apply, params, image(), empty=True)
+        expected = net.apply(params, image())
+        np.testing.assert_allclose(net.apply(shrunk.params, image()), expected, atol=1e-4)
+    shapes = {path: leaf.shape for path, leaf in jpq_jax.leaves_with_paths(shrunk.params)}
+    assert shapes["conv1/kernel"] == (3, 3, 8, 0)
+    assert shapes["conv2/kernel"] == (3, 3, 0, 8)
 
 
 def test_codes_stay_codes(tmp_path: Any):

@@ -85,6 +85,7 @@ PRESETS = {
         bits=4,
         epochs=100,
         ramp_epochs=36,
+        pull=0.0,
         finetune_epochs=0,
     ),
     "relu": dataclasses.replace(

@@ -14,6 +14,7 @@ _BYTES = dataclasses.replace(
     method="joint",
     macs=0.45,
     multiple=8,
+    empty=True,
     ratio=None,
     nbytes=53_000,
     epochs=20,

@@ -43,6 +43,7 @@ class Setting(NamedTuple):
       importance: [channels of all layers] float32.
       place: [channels of all layers] int32, by importance within the layer, 0 the most important.
       multiple: how many slots stay of a group: so many, or twice, and so on, or all.
+      empty: whether evolution may leave a group without slots.
     """
 
     network: Network
@@ -55,6 +56,7 @@ class Setting(NamedTuple):
     importance: jax.Array
     place: jax.Array
     multiple: int
+    empty: bool
 
 
 class Decided(NamedTuple):
@@ -76,6 +78,7 @@ def setting_of(
     *,
     shared: bool = True,
     multiple: int = 1,
+    empty: bool = False,
 ) -> Setting:
     """What there is to decide.
 
@@ -86,6 +89,7 @@ def setting_of(
       limit: of it.
       shared: whether slots may go that several layers write to; those by groups, as depthwise ones, go with their inputs.
       multiple: of how many slots stay.
+      empty: whether none may.
 
     Raises:
       InfeasibleError: if not even the least policy keeps to the limit.
@@ -115,6 +119,7 @@ def setting_of(
         jnp.asarray(each, jnp.float32),
         jnp.asarray(np.concatenate(place), jnp.int32),
         multiple,
+        empty,
     )
     most = float(cost_of(setting, jnp.full(len(network.slot_of), MAX_BITS, jnp.int32)))
     if most > _EXACT:

@@ -65,6 +65,7 @@ def find_policy(
     gradients: PyTree | None = None,
     shared: bool = True,
     multiple: int = 1,
+    empty: bool = False,
     where: Where = None,
     progress: Progress | None = None,
 ) -> Policy:
@@ -88,18 +89,22 @@ def find_policy(
       shared: whether channels may go that several layers share, as those of a residual stream.
       multiple: of a layer's channels, those that stay are so many, or twice, and so on, or all; such as 8, where other numbers are
         no faster.
+      empty: whether a layer may be left without channels, as within a residual block that is not needed; such models take
+        `shrink(..., empty=True)`. For evolution; the other methods never try it.
       where: which leaves, as in `plan_leaves`.
       progress: told how far the search is, after every few policies.
 
     Raises:
-      ValueError: no such method or criterion; no layer, or a leaf that is not one's kernel; weights that are not finite; too few
+      ValueError: no such method or criterion; `empty` for another than evolution; no layer, or a leaf that is not one's kernel; weights that are not finite; too few
         evaluations; accuracies that are all NaN; or a limit that not even the least policy keeps to: one bit for the channels that
         stay, a tenth of each layer's that may go, rounded up to a multiple.
     """
-    _check(method, evaluations, multiple, params)
+    _check(method, evaluations, multiple, empty, params)
     network = network_of(apply, params, example, where=where)
     importance = importance_of(network, params, criterion, gradients)
-    setting = setting_of(network, importance, cost, limit, shared=shared, multiple=multiple)
+    setting = setting_of(
+        network, importance, cost, limit, shared=shared, multiple=multiple, empty=empty
+    )
     tables = tables_of(network, params)
     measure = accuracies(network, params, tables, right)
     if progress is not None:
@@ -114,7 +119,7 @@ def find_policy(
     )
 
 
-def _check(method: str, evaluations: int, multiple: int, params: PyTree) -> None:
+def _check(method: str, evaluations: int, multiple: int, empty: bool, params: PyTree) -> None:
     if method not in METHODS:
         raise ValueError(
             f"find_policy: got method={method!r}, expected one of {', '.join(METHODS)}"
@@ -123,6 +128,8 @@ def _check(method: str, evaluations: int, multiple: int, params: PyTree) -> None
         raise ValueError(f"find_policy: got evaluations={evaluations}, expected at least 1")
     if multiple < 1:
         raise ValueError(f"find_policy: got multiple={multiple}, expected at least 1")
+    if empty and method != "evolution":
+        raise ValueError(f"find_policy: got empty=True for method={method!r}, expected evolution")
     for path, leaf in leaves_with_paths(params):
         if not isinstance(leaf, jax.Array | np.ndarray):  # codes among others
             raise ValueError(

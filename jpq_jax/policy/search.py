@@ -17,11 +17,13 @@ from jpq_jax.policy.decisions import (
     least_policy,
     of_slots,
     settled,
+    whole_number,
 )
 from jpq_jax.vocabulary import MAX_BITS
 
 _PARENTS = 10  # of a generation
 _DRAWN = 16  # children for each that is tried
+_REVIVED = MAX_BITS // 2  # bits of the channels that a layer without any has again
 _BATCH = 20  # policies that are tried at once
 
 Accuracies = Callable[[jax.Array], jax.Array]
@@ -80,7 +82,7 @@ def evolution(
     """The best policies so far, crossed and changed a little, again and again.
 
     A child has each layer from one of two parents; then some layers, and some channels, have a bit more or less, and some groups of
-    layers fewer or more slots. Of many such children those are tried that keep to the budget.
+    layers fewer or more slots, or, where they may, none. Of many such children those are tried that keep to the budget.
 
     Args:
       setting: what there is to decide, and the budget.
@@ -140,7 +142,7 @@ def _children(
 def _child(setting: Setting, key: jax.Array, parents: jax.Array) -> jax.Array:
     network, slots = setting.network, setting.network.slot_of
     layer_of, layers = jnp.asarray(network.layer_of), len(network.layers)
-    keys = jax.random.split(key, 8)
+    keys = jax.random.split(key, 10)
     mother, father = parents[jax.random.randint(keys[0], (2,), 0, len(parents))]
     policy = jnp.where(jax.random.bernoulli(keys[1], 0.5, (layers,))[layer_of], mother, father)
     # How much is changed differs from child to child.
@@ -156,8 +158,14 @@ def _child(setting: Setting, key: jax.Array, parents: jax.Array) -> jax.Array:
     wanted = number.astype(jnp.float32) * jnp.exp(0.3 * jax.random.normal(keys[7], (groups,)))
     nearest = jnp.round(wanted / setting.multiple).astype(jnp.int32) * setting.multiple
     number = jnp.where(moved, jnp.maximum(nearest, setting.multiple), number)
+    if setting.empty:
+        turned = jax.random.bernoulli(keys[8], rate / 2, (groups,))
+        some = jnp.ceil(jax.random.uniform(keys[9], (groups,)) * setting.sizes).astype(jnp.int32)
+        again = jnp.where(number > 0, 0, whole_number(setting, some))
+        moved, number = moved | turned, jnp.where(turned, again, number)
     kept = (group < 0) | (setting.rank[slots] < of_slots(setting, number)[slots])
     typical = jnp.zeros(layers, jnp.int32).at[layer_of].max(wide)[layer_of]
+    typical = jnp.where(typical > 0, typical, _REVIVED)
     revived = jnp.where((wide == 0) & of_slots(setting, moved)[slots], typical, wide)
     child = jnp.where(kept, jnp.maximum(revived, least_policy(setting)[0]), 0)
     return in_multiples(setting, settled(setting, child))

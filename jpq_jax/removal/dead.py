@@ -67,10 +67,22 @@ class Dead(NamedTuple):
     added: dict[tuple[int, int], NDArray[np.float64]]
 
 
+class Lengths(NamedTuple):
+    """What axes of params may be shortened to.
+
+    Attributes:
+      multiple: of so many.
+      least: 0 or 1.
+    """
+
+    multiple: int
+    least: int
+
+
 def find_dead(
-    program: ClosedJaxpr, labelled: Labelled, known: dict[Var, Known], params: int, multiple: int
+    program: ClosedJaxpr, labelled: Labelled, known: dict[Var, Known], params: int, lengths: Lengths
 ) -> Dead:
-    """params: how many of the program's operands are. multiple: what the lengths of their axes stay multiples of."""
+    """params: how many of the program's operands are. lengths: of their axes."""
     atoms = labelled.atoms
     why = atoms.reasons()
     leaves = [labelled.roots(var) for var in program.jaxpr.invars[:params]]
@@ -80,10 +92,11 @@ def find_dead(
         is_dead[one.labels] = True
     is_dead[list(why)] = False
     axes = [labels for axes in leaves for labels in axes]
-    axes += _outputs_of_groups(program, labelled)
+    of_groups = _outputs_of_groups(program, labelled)
     while True:
         _call_back(is_dead, sums, why)
-        if not _round_up(is_dead, axes, multiple, why):
+        called = _round_up(is_dead, axes, lengths, why)
+        if not _round_up(is_dead, of_groups, lengths._replace(least=1), why) and not called:
             break
     return Dead(is_dead, why, _added(is_dead, sums))
 
@@ -121,15 +134,15 @@ def _reason(one: Sum, at: NDArray[np.bool_]) -> str:
 def _round_up(
     is_dead: NDArray[np.bool_],
     axes: Sequence[Labels],
-    multiple: int,
+    lengths: Lengths,
     why: dict[int, str],
 ) -> bool:
-    """Calls the first ones back until each axis has a multiple of indices, and at least one; whether any were."""
-    called = False
+    """Calls the first ones back until each axis has a multiple of indices, and the least; whether any were."""
+    called, multiple = False, lengths.multiple
     for labels in axes:
         gone = np.flatnonzero(is_dead[labels])
         left = len(labels) - gone.size
-        wanted = min(max(-(-left // multiple), 1) * multiple, len(labels))
+        wanted = min(max(-(-left // multiple), lengths.least) * multiple, len(labels))
         for root in labels[gone[: wanted - left]].tolist():
             called = True
             is_dead[root] = False

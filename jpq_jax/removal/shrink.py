@@ -13,7 +13,7 @@ from jax.extend.core import ClosedJaxpr
 from numpy.typing import NDArray
 
 from jpq_jax.removal.constants import constants
-from jpq_jax.removal.dead import Dead, find_dead
+from jpq_jax.removal.dead import Dead, Lengths, find_dead
 from jpq_jax.removal.labels import Labelled, label
 from jpq_jax.removal.program import flat_program
 from jpq_jax.removal.smaller import Keeps, keeps_of, run_smaller, taken
@@ -62,7 +62,9 @@ class Shrunk(NamedTuple):
     kept: dict[str, Keeps]
 
 
-def shrink(apply: Function, params: PyTree, *inputs: Any, multiple: int = 1) -> Shrunk:
+def shrink(
+    apply: Function, params: PyTree, *inputs: Any, multiple: int = 1, empty: bool = False
+) -> Shrunk:
     """Takes pruned channels out of a model: its outputs stay what they are, to rounding.
 
     The function's own program tells which indices of which axes of the leaves go together (convolutions, plain, grouped and
@@ -78,6 +80,8 @@ def shrink(apply: Function, params: PyTree, *inputs: Any, multiple: int = 1) -> 
         looked at in full precision on the host.
       inputs: examples, or their shapes.
       multiple: what the lengths of shortened axes are to be multiples of, such as 8 for accelerators; the rest stays.
+      empty: whether axes may have no index left, as within a residual block that gives nothing: it then takes no time. By default
+        one index stays, since a model's own code may not expect arrays without elements.
 
     Raises:
       ValueError: `multiple` below 1.
@@ -86,7 +90,7 @@ def shrink(apply: Function, params: PyTree, *inputs: Any, multiple: int = 1) -> 
         raise ValueError(f"shrink: got multiple={multiple}, expected at least 1")
     dense = dequantize(params)
     program, labelled, count, _ = _labelled(apply, dense, inputs)
-    found = _find(program, labelled, count, dense, multiple)
+    found = _find(program, labelled, count, dense, Lengths(multiple, 0 if empty else 1))
     leaves = leaves_with_paths(params)
     report = _report(leaves, found.roots, found.keeps, found.dead)
     kept = {path: keep for (path, _), keep in zip(leaves, found.keeps, strict=True)}
@@ -117,7 +121,7 @@ class _Smaller:
 
     def _check(self, program: ClosedJaxpr, labelled: Labelled, count: int) -> None:
         """What is constant may be another constant for inputs of other shapes, as at the border of a padded image."""
-        again = _find(program, labelled, count, self._dense, self._found.multiple)
+        again = _find(program, labelled, count, self._dense, self._found.lengths)
         same = again.dead.added.keys() == self._found.dead.added.keys() and all(
             np.allclose(again.dead.added[place], value, rtol=1e-6)
             for place, value in self._found.dead.added.items()
@@ -134,13 +138,13 @@ class _Found(NamedTuple):
     dead: what goes.
     roots: of each leaf's axes.
     keeps: of each leaf, what stays.
-    multiple: as in `shrink`.
+    lengths: that were asked for.
     """
 
     dead: Dead
     roots: list[tuple[NDArray[np.int64], ...]]
     keeps: list[Keeps]
-    multiple: int
+    lengths: Lengths
 
 
 _OTHERWISE = (
@@ -150,12 +154,12 @@ _OTHERWISE = (
 
 
 def _find(
-    program: ClosedJaxpr, labelled: Labelled, count: int, dense: PyTree, multiple: int
+    program: ClosedJaxpr, labelled: Labelled, count: int, dense: PyTree, lengths: Lengths
 ) -> _Found:
     known = constants(program, jax.tree.leaves(dense))
-    dead = find_dead(program, labelled, known, count, multiple)
+    dead = find_dead(program, labelled, known, count, lengths)
     roots = [labelled.roots(var) for var in program.jaxpr.invars[:count]]
-    return _Found(dead, roots, [keeps_of(axes, dead.is_dead) for axes in roots], multiple)
+    return _Found(dead, roots, [keeps_of(axes, dead.is_dead) for axes in roots], lengths)
 
 
 def _but_for_batch(inputs: Any) -> list[tuple[int, ...]]:
