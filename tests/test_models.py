@@ -20,7 +20,7 @@ from experiments import config as configuration
 from experiments import model, stages, training
 from experiments.config import ModelName
 from experiments.data import Dataset, Split
-from experiments.models.convolution import convolved_and_pooled
+from experiments.models.convolution import convolved, convolved_and_pooled
 from experiments.models.pytorch_weights import _KINDS, _NAMES, load_pytorch
 
 
@@ -348,6 +348,22 @@ def test_convolution_by_blocks_is_the_usual_one() -> None:
     np.testing.assert_allclose(
         convolved_and_pooled(x, kernel, bias), expected, rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize(("images", "groups"), [(1, 1), (37, 1), (32, 2), (0, 1)])
+def test_gradients_by_parts_are_the_usual_ones(images: int, groups: int) -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(images, 9, 8, 4)).astype(np.float32)
+    kernel = draw.normal(size=(3, 3, 4 // groups, 6)).astype(np.float32)
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": groups}
+
+    def loss(convolution: Any, x: Any, kernel: Any) -> jax.Array:
+        return jnp.sum(jnp.sin(convolution(x, kernel, (2, 1), "SAME", **options)))
+
+    of_both = jax.grad(loss, argnums=(1, 2))
+    expected = of_both(jax.lax.conv_general_dilated, x, kernel)
+    for got, usual in zip(of_both(convolved, x, kernel), expected, strict=True):
+        np.testing.assert_allclose(got, usual, rtol=1e-4, atol=1e-4)
 
 
 def test_the_epoch_is_one_program_without_callbacks() -> None:

@@ -1,20 +1,27 @@
-"""python -m experiments.benchmarks.convolution: LeNet-5's training step inside a scan, by blocks of pixels and as usual."""
+"""python -m experiments.benchmarks.convolution: other forms of convolution than XLA's own.
+
+LeNet-5's training step inside a scan, by blocks of pixels and as usual; ResNet-20's gradient, with that of the kernels by parts of the batch and as
+usual.
+"""
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from flax import nnx
 from jax import lax
 
 from experiments.files import write_json
-from experiments.models.convolution import as_usual, convolved_and_pooled
+from experiments.model import Model, build
+from experiments.models.convolution import as_usual, convolved, convolved_and_pooled
 from experiments.provenance import provenance
 from experiments.publish import RESULTS
 
@@ -53,19 +60,57 @@ def seconds_per_step(convolution: Convolution, batch: int) -> float:
     return min(times)
 
 
-def main(batch: int = 128) -> int:
-    """Compares the two ways to convolve, and prints and writes the ratio.
+def of_resnet20(convolution: Convolution, batch: int) -> Callable[[], Any]:
+    """The gradient of ResNet-20 with it, once."""
+    model = build("resnet20", seed=0)
+    module = nnx.merge(model.graph, model.variables)
+    for block in (module, *module.blocks):
+        for name in ("conv1", "conv2"):
+            if hasattr(block, name):
+                getattr(block, name).conv_general_dilated = convolution
+    model = Model(*nnx.split(module, nnx.Param, nnx.BatchStat))
+    images = jax.random.normal(jax.random.key(0), (batch, 32, 32, 3))
+
+    def loss(params: Any) -> jax.Array:
+        return jnp.mean(model.seen(params, model.statistics, images)[0] ** 2)
+
+    gradient = jax.jit(jax.grad(loss))
+    return lambda: jax.block_until_ready(gradient(model.params))
+
+
+def in_turn(each: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+    """The median seconds of each over the rounds, after one to compile."""
+    taken: list[list[float]] = [[] for _ in each]
+    for once in each:
+        once()
+    for _ in range(rounds):
+        for one, once in zip(taken, each, strict=True):
+            started = time.perf_counter()
+            once()
+            one.append(time.perf_counter() - started)
+    return [statistics.median(one) for one in taken]
+
+
+def main(batch: int = 128, rounds: int = 7) -> int:
+    """Compares the ways to convolve, and prints and writes the ratios.
 
     Args:
       batch: images per step.
+      rounds: of ResNet-20's, in turn.
     """
     usual = seconds_per_step(as_usual, batch)
     blocks = seconds_per_step(convolved_and_pooled, batch)
+    whole, parts = in_turn(
+        [of_resnet20(way, batch) for way in (lax.conv_general_dilated, convolved)], rounds
+    )
     result = {
         "batch": batch,
         "usual_ms": 1e3 * usual,
         "blocks_ms": 1e3 * blocks,
         "ratio": usual / blocks,
+        "resnet20_usual_ms": 1e3 * whole,
+        "resnet20_by_parts_ms": 1e3 * parts,
+        "resnet20_ratio": whole / parts,
     }
     print(result)
     write_json(RESULTS / "convolution.json", result | provenance())

@@ -8,10 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from experiments.models.convolution import convolved
+
 _WIDTHS = (16, 32, 64)
 _BLOCKS = 3  # per width
 
-_Convolution = functools.partial(nnx.Conv, kernel_size=(3, 3), use_bias=False, padding=1)
+_Convolution = functools.partial(
+    nnx.Conv, kernel_size=(3, 3), use_bias=False, padding=1, conv_general_dilated=convolved
+)
 _Norm = functools.partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
