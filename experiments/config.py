@@ -55,7 +55,7 @@ class Config:
     """Of a layer's channels, those that stay are so many, or twice, and so on: XLA's convolutions on CPUs are slow at other
     numbers than multiples of 8."""
     empty: bool = False
-    """With macs: layers may be left without channels, as within a residual block that is not needed; for evolution."""
+    """With macs: layers may be left without channels, as within a residual block that is not needed."""
     search: SearchName = "evolution"
     """How channels, and the bits of the method channelwise, are searched: by evolution, the agent of AJPQ, a rule, or chance."""
     evaluations: int = 300

@@ -20,6 +20,7 @@ from jpq_jax.policy.allocation import (
     uniform_policy,
 )
 from jpq_jax.policy.decisions import ACTIONS, cost_of, decided
+from jpq_jax.policy.find import METHODS
 from jpq_jax.policy.network import by_path, costs, network_of
 from jpq_jax.policy.search import evolution, random_search
 
@@ -76,16 +77,18 @@ def test_a_block_that_is_not_needed_is_left_without_channels():
         return 1 - jnp.mean((apply(params, x) - outputs) ** 2) / jnp.mean(outputs**2)
 
     only_the_rest = 6 * 8 + 8 * 3
-    found = jpq_jax.find_policy(
-        apply, params, x[:1], right, limit=only_the_rest, cost="macs", empty=True
-    )
-    assert float(found.costs.macs) == only_the_rest
-    assert found.accuracy > 0.999
+    setting = {"limit": only_the_rest, "cost": "macs", "shared": False}
+    with pytest.raises(ValueError, match="expected at least 88"):
+        jpq_jax.find_policy(apply, params, x[:1], right, **setting)
+    for method in reversed(METHODS):
+        found = jpq_jax.find_policy(
+            apply, params, x[:1], right, **setting, empty=True, method=method
+        )
+        assert float(found.costs.macs) == only_the_rest
+    assert found.accuracy > 0.999  # by evolution
     shrunk = jpq_jax.shrink(apply, found.params, x[:1], empty=True)
     assert shrunk.params["up"].shape == (8, 0)
     np.testing.assert_allclose(shrunk.apply(shrunk.params, x), apply(found.params, x), rtol=1e-5)
-    with pytest.raises(ValueError, match="empty=True for method='agent'"):
-        jpq_jax.find_policy(apply, params, x[:1], right, limit=80, empty=True, method="agent")
 
 
 @pytest.mark.parametrize("limit", [60.0, 90.0])

@@ -22,7 +22,7 @@ Cost = Literal["bits", "macs", "bit_operations"]
 _SCALES = np.linspace(1, 0, 9, dtype=np.float32)
 _EXACT = 2.0**24  # up to which costs, which are whole numbers, are exact in float32
 _ROUNDING = 2.0**-18  # of greater ones
-_LEAST = 0.1  # of the slots of a group are kept
+_LEAST = 0.1  # of the slots of a group are kept; where all may go, they do at a lower share
 
 
 class InfeasibleError(ValueError):
@@ -43,7 +43,7 @@ class Setting(NamedTuple):
       importance: [channels of all layers] float32.
       place: [channels of all layers] int32, by importance within the layer, 0 the most important.
       multiple: how many slots stay of a group: so many, or twice, and so on, or all.
-      empty: whether evolution may leave a group without slots.
+      empty: whether none may stay.
     """
 
     network: Network
@@ -225,6 +225,8 @@ def _number(setting: Setting, keep: jax.Array) -> jax.Array:
     """[slots + 1], how many slots the group of each keeps. keep: [] share."""
     share = jnp.clip(keep, _LEAST, 1.0)
     wanted = jnp.ceil(share * setting.sizes.astype(jnp.float32) - 1e-4).astype(jnp.int32)
+    if setting.empty:
+        wanted = jnp.where(keep < _LEAST, 0, wanted)
     return of_slots(setting, whole_number(setting, wanted))
 
 

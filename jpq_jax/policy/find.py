@@ -90,16 +90,16 @@ def find_policy(
       multiple: of a layer's channels, those that stay are so many, or twice, and so on, or all; such as 8, where other numbers are
         no faster.
       empty: whether a layer may be left without channels, as within a residual block that is not needed; such models take
-        `shrink(..., empty=True)`. For evolution; the other methods never try it.
+        `shrink(..., empty=True)`.
       where: which leaves, as in `plan_leaves`.
       progress: told how far the search is, after every few policies.
 
     Raises:
-      ValueError: no such method or criterion; `empty` for another than evolution; no layer, or a leaf that is not one's kernel; weights that are not finite; too few
+      ValueError: no such method or criterion; no layer, or a leaf that is not one's kernel; weights that are not finite; too few
         evaluations; accuracies that are all NaN; or a limit that not even the least policy keeps to: one bit for the channels that
-        stay, a tenth of each layer's that may go, rounded up to a multiple.
+        stay, a tenth of each layer's that may go, rounded up to a multiple, or none of them with `empty`.
     """
-    _check(method, evaluations, multiple, empty, params)
+    _check(method, evaluations, multiple, params)
     network = network_of(apply, params, example, where=where)
     importance = importance_of(network, params, criterion, gradients)
     setting = setting_of(
@@ -119,7 +119,7 @@ def find_policy(
     )
 
 
-def _check(method: str, evaluations: int, multiple: int, empty: bool, params: PyTree) -> None:
+def _check(method: str, evaluations: int, multiple: int, params: PyTree) -> None:
     if method not in METHODS:
         raise ValueError(
             f"find_policy: got method={method!r}, expected one of {', '.join(METHODS)}"
@@ -128,8 +128,6 @@ def _check(method: str, evaluations: int, multiple: int, empty: bool, params: Py
         raise ValueError(f"find_policy: got evaluations={evaluations}, expected at least 1")
     if multiple < 1:
         raise ValueError(f"find_policy: got multiple={multiple}, expected at least 1")
-    if empty and method != "evolution":
-        raise ValueError(f"find_policy: got empty=True for method={method!r}, expected evolution")
     for path, leaf in leaves_with_paths(params):
         if not isinstance(leaf, jax.Array | np.ndarray):  # codes among others
             raise ValueError(
