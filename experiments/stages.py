@@ -20,7 +20,7 @@ DENSE = "dense"  # the name of the stage before compression
 FINE_TUNE = "fine-tune"  # and of the last, where there is one
 _REFITS = 20  # of the codebooks in an epoch of fine-tuning, as Yang et al. do
 _PROJECTIONS = 4  # of ADMM toward a plan in an epoch
-_YE_SHARES = (0.5, 0.2, 0.15, 0.15)  # of the epochs, for the stages of Ye et al.
+_YE_SHARES = (0.5, 0.3, 0.1, 0.1)  # of the epochs, for the stages of Ye et al.
 _LEVELS = 4  # of its rho in a stage, each the cube root of 10 times the one before
 _FIRMER = 10.0  # is its rho while clustering: what pruning has left is curved more
 
