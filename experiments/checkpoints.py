@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class Checkpoints:
         return self._manager.latest_step() or 0
 
     def save(self, epochs_done: int, tree: Any, history: list[dict[str, Any]]) -> None:
-        numbered = {f"{i:05}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+        numbered = _numbered(jax.tree.leaves(tree))
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(numbered), history=ocp.args.JsonSave({"epochs": history})
         )
@@ -38,15 +39,24 @@ class Checkpoints:
         """
         leaves, treedef = jax.tree.flatten(like)
         abstract = {
-            f"{i:05}": jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=leaf.sharding)
-            for i, leaf in enumerate(leaves)
+            name: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=leaf.sharding)
+            for name, leaf in _numbered(leaves).items()
         }
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), history=ocp.args.JsonRestore()
         )
         found = self._manager.restore(epochs_done, args=items)
-        restored = [found["state"][name] for name in abstract]
+        restored = [found["state"].get(_name(i), leaf) for i, leaf in enumerate(leaves)]
         return jax.tree.unflatten(treedef, restored), found["history"]["epochs"]
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _numbered(leaves: Sequence[Any]) -> dict[str, Any]:
+    """By their place; without those that have no elements, which orbax does not save."""
+    return {_name(i): leaf for i, leaf in enumerate(leaves) if leaf.size}
+
+
+def _name(i: int) -> str:
+    return f"{i:05}"

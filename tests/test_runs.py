@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import chex
 import files
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -20,6 +22,7 @@ from safetensors.numpy import save_file
 import jpq_jax
 from experiments import evaluate, provenance, publish, run
 from experiments.benchmarks import latency
+from experiments.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--preset=admm", "--train_images=2560", "--dense_epochs=2", "--epochs=3", "--ratio=50"]
@@ -215,6 +218,17 @@ def test_too_few_multiplications_are_an_error(
     with jax.numpy_dtype_promotion("standard"):
         assert run.main(["lenet5_mnist", "--preset=admm", *options]) == 2
     assert "expected at least" in capsys.readouterr().err
+
+
+def test_checkpoints_have_arrays_without_elements(tmp_path: Path) -> None:
+    tree = {"none": jnp.zeros((3, 0)), "some": jnp.arange(4.0), "one": jnp.float32(2)}
+    store = Checkpoints(tmp_path)
+    store.save(1, tree, [{"epoch": 1}])
+    like = jax.tree.map(jnp.zeros_like, tree)
+    restored, history = store.restore(store.latest(), like)
+    store.close()
+    chex.assert_trees_all_equal(restored, tree)
+    assert history == [{"epoch": 1}]
 
 
 def test_a_finished_run_is_only_shown_again(finished: tuple[Path, str]) -> None:
