@@ -154,7 +154,12 @@ def _shrunk(
     draw_policy(found.bits, np.asarray(found.rewards), figure)
     image = next(iter(dataset.train.batches(1))).images
     shrunk = jpq_jax.shrink(model.logits, found.params, _example(image), empty=config.empty)
-    left = {path: np.asarray(bits)[shrunk.kept[path][-1]] for path, bits in found.bits.items()}
+    kernels = dict(jpq_jax.leaves_with_paths(shrunk.params))
+    left = {
+        path: np.asarray(bits)[shrunk.kept[path][-1]]
+        for path, bits in found.bits.items()
+        if kernels[path].size
+    }
     return Beginning(refilled(model, shrunk.params), left)
 
 

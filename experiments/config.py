@@ -105,7 +105,7 @@ class Config:
     whole_epoch: bool = True
     """An epoch is one program; False: one for each step, which is many times faster for usual convolutions on CPUs."""
     optimizer: OptimizerName = "sgd"
-    """Of the joint method's latents; sgd has momentum, and trains everything else."""
+    """Of the latents, where the method has some; sgd has momentum, and trains everything else."""
     momentum: float = 0.9
     """Of SGD."""
     weight_decay: float = 5e-4
@@ -133,7 +133,7 @@ class Config:
     rho: float = 0.05
     """ADMM's pull toward the compressed copy. That of ye rises tenfold in a stage, and is ten times as strong while clustering."""
     replan_every: int = 10
-    """Steps between plans of the joint method."""
+    """Steps between plans of the methods with latents."""
     zero: bool = True
     """Whether clustering alone may put weights to 0, beside its values."""
     pull: float = 0.0
@@ -183,6 +183,11 @@ class Config:
             (
                 self.method != "channelwise" or not (self.dense_epochs or self.finetune_epochs),
                 "channelwise without dense_epochs and finetune_epochs",
+            ),
+            (
+                self.method != "admm"
+                or not (self.ramp_epochs or self.pull or self.optimizer != "sgd"),
+                "admm without ramp_epochs and pull, and with sgd",
             ),
             (
                 self.method != "ye"

@@ -174,9 +174,9 @@ def _ramp(config: Config, budget: jpq_jax.Budget, params: Any, steps: int) -> op
 
 
 def _inner(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
-    if config.optimizer == "adam":
-        return optax.adam(schedule)
-    return optax.chain(*_sgd(config, schedule))
+    if config.optimizer == "sgd":
+        return optax.chain(*_sgd(config, schedule))
+    return optax.chain(*_clipping(config), _weight_decay(config), optax.adam(schedule))
 
 
 def _retraining(config: Config, steps: int) -> tuple[int, list[optax.GradientTransformation]]:
@@ -229,13 +229,17 @@ def _clipping(config: Config) -> list[optax.GradientTransformation]:
     return [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
 
 
-def _sgd(config: Config, schedule: optax.Schedule) -> list[optax.GradientTransformation]:
+def _weight_decay(config: Config) -> optax.GradientTransformation:
     def kernels(params: Any) -> Any:
         compressed = [plan.compress for plan in jpq_jax.plan_leaves(params)]
         return jax.tree.unflatten(jax.tree.structure(params), compressed)
 
+    return optax.add_decayed_weights(config.weight_decay, kernels)
+
+
+def _sgd(config: Config, schedule: optax.Schedule) -> list[optax.GradientTransformation]:
     return [
         *_clipping(config),
-        optax.add_decayed_weights(config.weight_decay, kernels),
+        _weight_decay(config),
         optax.sgd(schedule, momentum=config.momentum),
     ]

@@ -68,7 +68,7 @@ def finalize(
     def codes_at(price: float) -> PyTree:
         codes = dict(published)
         for part in planned:
-            codes |= _coded(part.leaves, _assign, _at(part, price), part.costs)
+            codes |= _coded(part.leaves, _assign, _at(part, price), part.costs, dtypes=part.dtypes)
         leaves = [codes.get(path, leaf) for path, leaf in leaves_with_paths(params)]
         return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
@@ -86,21 +86,24 @@ class _Part(NamedTuple):
     leaves: weights by path.
     plan: by which they are coded.
     costs: the curvature.
+    dtypes: of the params, where the weights are not these.
     """
 
     leaves: dict[str, jax.Array]
     plan: Any
     costs: list[jax.Array] | None
+    dtypes: tuple[str, ...] | None = None
 
 
 def _planned(params: PyTree, state: Any) -> list[_Part]:
     parts = []
     for latent_state in _of_kind(state, "LatentState"):
         _check_planned(latent_state.latent_count)
-        _fitting(params, latent_state.latents)
+        dtypes = _dtypes(_fitting(params, latent_state.latents))
         costs = latent_state.latent_curvature
         costs = None if costs is None else list(_named(costs).values())
-        parts.append(_Part(_named(latent_state.latents), _plain(latent_state.latent_plan), costs))
+        plan = _plain(latent_state.latent_plan)
+        parts.append(_Part(_named(latent_state.latents), plan, costs, dtypes))
     for project_state in _of_kind(state, "ProjectState"):
         _check_planned(project_state.project_count)
         leaves = _fitting(params, project_state.project_leaves, of_shape=False)
@@ -172,11 +175,20 @@ def _fitting(params: PyTree, masked: PyTree, of_shape: bool = True) -> dict[str,
     return fitting
 
 
-def _coded(leaves: dict[str, jax.Array], code: Any, *of_state: Any) -> dict[str, Any]:
+def _coded(
+    leaves: dict[str, jax.Array],
+    code: Any,
+    *of_state: Any,
+    dtypes: tuple[str, ...] | None = None,
+) -> dict[str, Any]:
     for path, leaf in leaves.items():
         check_finite(path, leaf)
-    dtypes = tuple(dtype_name(leaf) for leaf in leaves.values())
-    return dict(zip(leaves, code(dtypes, list(leaves.values()), *of_state), strict=True))
+    found = code(dtypes or _dtypes(leaves), list(leaves.values()), *of_state)
+    return dict(zip(leaves, found, strict=True))
+
+
+def _dtypes(leaves: dict[str, jax.Array]) -> tuple[str, ...]:
+    return tuple(dtype_name(leaf) for leaf in leaves.values())
 
 
 @functools.partial(jax.jit, static_argnums=0)

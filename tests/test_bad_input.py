@@ -117,6 +117,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda _: jpq_jax.admm_to(jpq_jax.pruning(0.1), rho=float("inf"), every=2),
         "admm_to: got rho=inf",
     ),
+    "a negative rho": (lambda _: admm(rho=-1.0), "admm: got rho=-1.0, expected a finite number"),
+    "a learning rate that is none": (
+        lambda _: admm(rho=1.0, learning_rate=float("nan")),
+        "admm: got learning_rate=nan",
+    ),
     "a number for the alternation's budget": (
         lambda _: jpq_jax.project_alternating(params(), 1000),  # pyright: ignore
         "project_alternating: got budget=1000, expected a jpq_jax.Budget",

@@ -74,6 +74,31 @@ def test_costs_are_those_of_the_shrunk_model(kind: type):
     np.testing.assert_allclose(got, expected, atol=1e-4 * float(jnp.abs(expected).max()))
 
 
+@pytest.mark.parametrize("kind", [Plain, Residual, Depthwise, DenseNet])
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_no_empty_policy_costs_more_than_it_says(kind: type, multiple: int):
+    net = nnx_net(kind(nnx.Rngs(0)), image()[:1])
+    network = network_of(net.apply, net.params, *net.inputs)
+    importance = importance_of(network, net.params)
+    setting = setting_of(network, importance, "macs", 1e9, multiple=multiple, empty=True)
+    for seed in range(3):
+        keep = np.random.default_rng(seed).choice([0.0, 0.5], len(network.layers))
+        actions = jnp.asarray(np.stack([keep] * ACTIONS, axis=1), jnp.float32)
+        policy = decided(setting, actions).policy
+        params = without_dead(network, net.params, alive(network, policy))
+        shrunk = jpq_jax.shrink(net.apply, params, *net.inputs, empty=True)
+        claimed, left = float(costs(network, policy).macs), 0.0
+        kernels = [leaf for leaf in jax.tree.leaves(shrunk.params) if leaf.ndim > 1]
+        if any(leaf.size for leaf in kernels):
+            small = network_of(shrunk.apply, shrunk.params, *net.inputs)
+            whole = jnp.full(len(small.slot_of), 1, jnp.int32)
+            left = float(costs(small, whole).macs)
+        assert left <= claimed * (1 + 1e-6)
+        expected = net.apply(params, *net.inputs)
+        got = shrunk.apply(shrunk.params, *net.inputs)
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
 def residual() -> tuple[Net, Network]:
     net = nnx_net(Residual(nnx.Rngs(0)), image()[:1])
     return net, network_of(net.apply, net.params, *net.inputs)

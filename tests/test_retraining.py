@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,7 +102,7 @@ def test_held_bits_of_each_leaf() -> None:
         jpq_jax.latent(optax.sgd(0.1), jpq_jax.clustering([1, 2, 3])).init(params)
 
 
-@pytest.mark.parametrize("bits", [0, 9, [1, 0], []])
+@pytest.mark.parametrize("bits", [0, 9, [1, 0], [], [2.7], 2.7, np.int64(9), {"a": 0}])
 def test_held_bits_out_of_range(bits: Any) -> None:
     with pytest.raises(ValueError, match="expected 1 to 8"):
         jpq_jax.clustering(bits)
@@ -112,6 +113,22 @@ def test_plans_need_a_positive_interval(make: Any) -> None:
     arguments = (optax.sgd(0.1),) if make is jpq_jax.latent else ()
     with pytest.raises(ValueError, match="every=0"):
         make(*arguments, jpq_jax.clustering(1), every=0)
+
+
+def test_latents_of_narrow_params_take_small_steps() -> None:
+    """In bfloat16 a thousandth of a weight would be lost."""
+    params = {"kernel": jnp.ones((4, 8), jnp.bfloat16)}
+    optimizer = jpq_jax.latent(optax.sgd(1e-3, momentum=0.5), jpq_jax.pruning(1.0))
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for _ in range(500):
+        updates, state = update(jax.tree.map(jnp.ones_like, params), state, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+        params = optax.apply_updates(params, updates)
+    latents = optax.tree.get(state, "latents")["kernel"]
+    np.testing.assert_allclose(latents, 1 - 1e-3 * 2 * 499, atol=1e-4)
+    np.testing.assert_allclose(np.float32(params["kernel"]), latents, atol=2**-6)
+    codes = jpq_jax.finalize(params, state)
+    assert codes["kernel"].dtype == jnp.bfloat16
 
 
 def test_latents_let_small_steps_add_up() -> None:

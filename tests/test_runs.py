@@ -293,6 +293,10 @@ BAD_COMMANDS = {
     "long warm-up": (("lenet5_mnist", "--warmup_epochs=99"), "fewer warmup_epochs"),
     "too dense": (("lenet5_mnist", "--preset=paper", "--density=7"), "density above 0, up to 1"),
     "large batch": (("lenet5_mnist", "--batch_size=100000"), "batches no larger"),
+    "admm with a ramp": (
+        ("lenet5_mnist", "--preset=admm", "--ramp_epochs=2"),
+        "admm without ramp_epochs",
+    ),
     "ye with fine-tuning": (
         ("lenet5_mnist", "--preset=ye-joint", "--finetune_epochs=2"),
         "ye without warmup_epochs, finetune_epochs",

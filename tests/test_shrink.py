@@ -281,6 +281,47 @@ def test_a_layer_may_lose_all_its_units():
     np.testing.assert_allclose(shrunk.apply(shrunk.params, x), two_layers(params, x), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", [name for name in nets() if name != "transformer"])
+def test_what_is_empty_can_be_shrunk_again(name: str):
+    """Kernels but for the first and the last are zero; what is left of them depends on where a channel is listened to."""
+    net = nets()[name]()
+    whole = jpq_jax.leaves_with_paths(net.params)
+    kernels = [path for path, leaf in whole if leaf.ndim > 1]
+    dead = [
+        jnp.zeros_like(leaf) if path in kernels[1:-1] or leaf.ndim == 1 else leaf
+        for path, leaf in whole
+    ]
+    params = jax.tree.unflatten(jax.tree.structure(net.params), dead)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        once = jpq_jax.shrink(net.apply, params, *net.inputs, empty=True)
+        assert any(leaf.size == 0 for leaf in jax.tree.leaves(once.params))
+        twice = jpq_jax.shrink(once.apply, once.params, *net.inputs, empty=True)
+        expected = net.apply(params, *net.inputs)
+        for shrunk in (once, twice):
+            got = shrunk.apply(shrunk.params, *net.inputs)
+            np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_groups_may_all_go():
+    def block(params: Any, x: jax.Array) -> jax.Array:
+        y = convolution(x, params["up"], 1)
+        y = convolution(y, params["depth"], 8)
+        return x + convolution(y, params["down"], 1)
+
+    def convolution(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=groups
+        )
+
+    shapes = {"up": (1, 1, 3, 8), "depth": (3, 3, 1, 8), "down": (1, 1, 8, 3)}
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    params["depth"] = jnp.zeros_like(params["depth"])
+    shrunk = jpq_jax.shrink(block, params, image(), empty=True)
+    assert {leaf.size for leaf in jax.tree.leaves(shrunk.params)} == {0}
+    np.testing.assert_array_equal(shrunk.apply(shrunk.params, image()), image())
+
+
 def test_a_residual_block_that_gives_nothing_is_left_without_channels():
     net = nnx_net(Residual(nnx.Rngs(0)), image())
     whole = jpq_jax.leaves_with_paths(net.params)

@@ -1,6 +1,6 @@
-"""LeNet-300-100 on MNIST by Ye et al., 2018: pruning alone, clustering alone, and both in their four stages (`default`).
+"""LeNet-300-100 on MNIST: pruned and clustered in the four stages of Ye et al., 2018 (`default`).
 
-The dense model comes first. `joint` takes both at once.
+The dense model comes first. `pruning` and `clustering` are these alone, trained straight through; `joint` takes both at once.
 """
 
 import dataclasses

@@ -10,8 +10,8 @@ a higher accuracy and is trained here. `bytes` is for a file of so many bytes, a
 but narrow, trained on images that are also turned and stretched, and then by itself and by what it said when it was
 dense. `smallest` is the same for half as many bytes.
 
-By Ye et al., 2018, from the same baseline: `pruning` alone, here with the layers' shares found under one number and not
-given; `clustering` alone, all weights to two values of their layer; `ye-joint`, both by ADMM, in their four stages.
+From the same baseline, too: `pruning` alone, with the layers' shares found under one number, and `clustering` alone, all weights to
+two values of their layer, both trained straight through; `ye-joint`, both by ADMM, in the four stages of Ye et al., 2018.
 """
 
 import dataclasses

@@ -10,6 +10,7 @@ from experiments.config import Config
 COMMON = Config(
     dataset="imagenet",
     model="resnet50",
+    method="joint",
     ratio=50,
     whole_epoch=False,
     weight_decay=1e-4,
@@ -20,7 +21,7 @@ COMMON = Config(
 )
 
 PRESETS = {
-    "default": dataclasses.replace(COMMON, method="joint"),
+    "default": COMMON,
     "pruning": dataclasses.replace(
         COMMON, method="pruning", ratio=None, density=1 / 8, finetune_epochs=30
     ),

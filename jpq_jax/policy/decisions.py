@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import NDArray
 
 from jpq_jax.policy.network import Costs, Network, alive, costs
 from jpq_jax.vocabulary import MAX_BITS
@@ -213,6 +214,14 @@ def in_multiples(setting: Setting, policy: jax.Array) -> jax.Array:
 def whole_number(setting: Setting, number: jax.Array) -> jax.Array:
     """Of slots that stay of each group, rounded up to a multiple, but to no more than there are. number: [groups] int32."""
     return jnp.minimum(-(-number // setting.multiple) * setting.multiple, setting.sizes)
+
+
+def together(setting: Setting) -> NDArray[np.int64]:
+    """For each layer the one that decides for its first slots, or itself."""
+    deciders = np.asarray(setting.decider)
+    group_of_slot = np.asarray(setting.group_of_slot)
+    first = [group_of_slot[layer.slots[0]] for layer in setting.network.layers]
+    return np.array([deciders[g] if g >= 0 else i for i, g in enumerate(first)], np.int64)
 
 
 def of_slots(setting: Setting, number: jax.Array) -> jax.Array:

@@ -90,7 +90,7 @@ def find_policy(
       multiple: of a layer's channels, those that stay are so many, or twice, and so on, or all; such as 8, where other numbers are
         no faster.
       empty: whether a layer may be left without channels, as within a residual block that is not needed; such models take
-        `shrink(..., empty=True)`.
+        `shrink(..., empty=True)`; `channelwise` then takes no bits for what has no elements.
       where: which leaves, as in `plan_leaves`.
       progress: told how far the search is, after every few policies.
 

@@ -92,7 +92,10 @@ def network_of(
     program, _ = flat_program(apply, params, *inputs)
     leaves = leaves_with_paths(params)
     labelled = label(program, len(leaves))
-    planned = [p.compress for p in plan_leaves(params, where)]
+    planned = [
+        p.compress and math.prod(jnp.shape(leaf)) > 0
+        for p, (_, leaf) in zip(plan_leaves(params, where), leaves, strict=True)
+    ]
     found = _kernels(program, len(leaves), planned)
     if not any(planned):
         raise ValueError(f"found no kernel of a layer among {[path for path, _ in leaves]}")

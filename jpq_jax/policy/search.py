@@ -17,6 +17,7 @@ from jpq_jax.policy.decisions import (
     least_policy,
     of_slots,
     settled,
+    together,
     whole_number,
 )
 from jpq_jax.vocabulary import MAX_BITS
@@ -81,7 +82,7 @@ def evolution(
 ) -> Found:
     """The best policies so far, crossed and changed a little, again and again.
 
-    A child has each layer from one of two parents; then some layers, and some channels, have a bit more or less, and some groups of
+    A child has each layer, or all that write to the same slots, from one of two parents; then some layers, and some channels, have a bit more or less, and some groups of
     layers fewer or more slots, or, where they may, none. Of many such children those are tried that keep to the budget.
 
     Args:
@@ -144,7 +145,8 @@ def _child(setting: Setting, key: jax.Array, parents: jax.Array) -> jax.Array:
     layer_of, layers = jnp.asarray(network.layer_of), len(network.layers)
     keys = jax.random.split(key, 10)
     mother, father = parents[jax.random.randint(keys[0], (2,), 0, len(parents))]
-    policy = jnp.where(jax.random.bernoulli(keys[1], 0.5, (layers,))[layer_of], mother, father)
+    of_mother = jax.random.bernoulli(keys[1], 0.5, (layers,))[together(setting)]
+    policy = jnp.where(of_mother[layer_of], mother, father)
     # How much is changed differs from child to child.
     rate = jnp.exp(jax.random.uniform(keys[2], minval=jnp.log(1 / layers), maxval=jnp.log(0.5)))
     of_layer = _steps(keys[3], rate, layers)[layer_of]

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jpq_jax.projection.numbering import numbered
@@ -76,7 +77,7 @@ def clustering(
         raise ValueError(f"clustering: got grid={grid!r}, expected one of {_GRIDS}")
     widths = _widths(bits)
     most = MOST_OCTAVES_BITS if grid == "power-of-two" else MAX_BITS
-    if not widths or not all(1 <= b <= most for b in widths):
+    if not widths or not all(1 <= b <= most and b == int(b) for b in widths):
         raise ValueError(f"clustering: got bits={bits}, expected 1 to {most}")
 
     def init(
@@ -135,14 +136,14 @@ def _first_of_equals(values: jax.Array) -> jax.Array:
 
 def _widths(bits: int | Sequence[int] | Mapping[str, int]) -> list[int]:
     if isinstance(bits, Mapping):
-        return [int(b) for b in bits.values()]
-    return [bits] if isinstance(bits, int) else [int(b) for b in bits]
+        return list(bits.values())
+    return [bits] if isinstance(bits, int | np.number | float) else list(bits)
 
 
 def _of_leaves(bits: int | Sequence[int] | Mapping[str, int], paths: list[str]) -> list[int]:
     """The bits of each leaf."""
     widths = _widths(bits)
-    if isinstance(bits, int):
+    if not isinstance(bits, Sequence | Mapping | np.ndarray):
         return widths * len(paths)
     if not paths:  # optax asks with no leaves what is like the params
         return []
@@ -151,7 +152,7 @@ def _of_leaves(bits: int | Sequence[int] | Mapping[str, int], paths: list[str]) 
             raise ValueError(
                 f"clustering: got bits for {sorted(bits)}, expected for each of {sorted(paths)}"
             )
-        return [int(bits[path]) for path in paths]
+        return [bits[path] for path in paths]
     if len(widths) != len(paths):
         raise ValueError(
             f"clustering: got {len(widths)} bit-widths, expected one for each of {len(paths)} leaves"

@@ -73,6 +73,12 @@ def unknown(shape: tuple[int, ...]) -> Known:
     return Known(shape, np.zeros(ones, bool), np.zeros(ones, np.float32))
 
 
+def _nothing(shape: tuple[int, ...]) -> Known:
+    """Of an array without elements."""
+    ones = (1,) * len(shape)
+    return Known(shape, np.ones(ones, bool), np.zeros(ones, np.float32))
+
+
 def _is_real(dtype: Any) -> bool:
     """Neither complex nor a key of random numbers."""
     if jnp.issubdtype(dtype, jax.dtypes.extended):
@@ -89,6 +95,8 @@ def _given(value: Any) -> Known:
 
 def _outputs(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known]:
     name = eqn.primitive.name
+    if not any(math.prod(shape_of(var)) for var in eqn.outvars):
+        return [_nothing(shape_of(var)) for var in eqn.outvars]
     if not all(_is_real(dtype_of(atom)) for atom in (*eqn.invars, *eqn.outvars)):
         return [unknown(shape_of(var)) for var in eqn.outvars]
     if name in ELEMENTWISE:
@@ -210,8 +218,10 @@ def _reduce_sum(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
     return Known(shape_of(eqn.outvars[0]), np.asarray(operand.is_known.all(axis=axes)), value)
 
 
-def _reduce_max(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
+def _reduce_max(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     [operand], axes = operands, tuple(eqn.params["axes"])
+    if not math.prod(operand.shape):
+        return None
     value = operand.value.max(axis=axes)
     return Known(shape_of(eqn.outvars[0]), np.asarray(operand.is_known.all(axis=axes)), value)
 
@@ -254,8 +264,8 @@ def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     data = data.full(of_data)
     order = [*of_data, *free]
     inputs = (np.transpose(x, order).reshape(-1) for x in (data.is_known, data.value))
-    found, value = summed(matrix.reshape(data.is_known.size, -1), *inputs)
     of_free = [size for i, size in enumerate(weights.shape) if i not in of_weights]
+    found, value = summed(matrix.reshape(data.is_known.size, math.prod(of_free)), *inputs)
     ones = [1] * len(free)
     short = [*of_free, *ones] if first else [*ones, *of_free]
     return Known(shape_of(eqn.outvars[0]), found.reshape(short), value.reshape(short))
@@ -283,7 +293,9 @@ def _convolution(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
         is_known = image.is_zero.reshape(-1)
     taps = kernel_matrix(eqn, kernel)
     groups = p["feature_group_count"]
-    inputs = [x.reshape(groups, -1) for x in (is_known, image.value.reshape(-1))]
+    inputs = [
+        x.reshape(groups, len(is_known) // groups) for x in (is_known, image.value.reshape(-1))
+    ]
     # Its filters' places count by themselves for what is needed, and are added for the value.
     needs = (taps != 0).any(axis=0)
     parts = [
@@ -301,10 +313,14 @@ def kernel_matrix(eqn: JaxprEqn, kernel: Known) -> NDArray[Any]:
     """A convolution's kernel as [places of the filter, groups, inputs, outputs]."""
     out, into, *_ = eqn.params["dimension_numbers"].rhs_spec
     weights = np.broadcast_to(kernel.value, kernel.shape)
-    groups, inputs = eqn.params["feature_group_count"], kernel.shape[into]
-    last = np.moveaxis(weights, (into, out), (-2, -1)).reshape(
-        -1, inputs, groups, kernel.shape[out] // groups
+    groups, inputs, outputs = (
+        eqn.params["feature_group_count"],
+        kernel.shape[into],
+        kernel.shape[out],
     )
+    places = math.prod(kernel.shape[axis] for axis in eqn.params["dimension_numbers"].rhs_spec[2:])
+    last = np.moveaxis(weights, (into, out), (-2, -1))
+    last = last.reshape(places, inputs, groups, outputs // groups)
     return np.moveaxis(last, 2, 1)
 
 

@@ -92,11 +92,10 @@ def find_dead(
         is_dead[one.labels] = True
     is_dead[list(why)] = False
     axes = [labels for axes in leaves for labels in axes]
-    of_groups = _outputs_of_groups(program, labelled)
+    axes += _outputs_of_groups(program, labelled)
     while True:
         _call_back(is_dead, sums, why)
-        called = _round_up(is_dead, axes, lengths, why)
-        if not _round_up(is_dead, of_groups, lengths._replace(least=1), why) and not called:
+        if not _round_up(is_dead, axes, lengths, why):
             break
     return Dead(is_dead, why, _added(is_dead, sums))
 
@@ -151,7 +150,7 @@ def _round_up(
 
 
 def _outputs_of_groups(program: ClosedJaxpr, labelled: Labelled) -> list[Labels]:
-    """Of convolutions by groups, of which one has to stay."""
+    """Of convolutions by groups, whose kernel may be none of the params."""
     return [
         labelled.roots(eqn.invars[1])[eqn.params["dimension_numbers"].rhs_spec[0]]
         for eqn in program.jaxpr.eqns
@@ -228,7 +227,7 @@ def _of_dot(
         free = [i for i in range(len(weights.shape)) if i not in summed[which]]
         whole = np.broadcast_to(weights.value, weights.shape)
         matrix = np.transpose(whole, [its, *others[which], *free])
-        matrix = matrix.reshape(len(is_zero), is_zero.shape[1], -1)
+        matrix = matrix.reshape(*is_zero.shape, math.prod(weights.shape[axis] for axis in free))
         # Of outputs along several axes, or by sums over several, all are taken to stay, and no bias to help.
         outputs = roots[which][free[0]] if len(free) == 1 else np.zeros(matrix.shape[2], int)
         bias = biases.behind(eqn, outputs) if len(free) == len(summed[0]) == 1 else None
@@ -240,7 +239,8 @@ def _along(data: Known, axes: tuple[int, ...]) -> tuple[NDArray[np.bool_], NDArr
     wide = data.full(axes)
     rest = tuple(i for i in range(len(data.shape)) if i not in axes)
     order = np.argsort(np.argsort(axes)).tolist()
-    is_zero = wide.is_zero.all(axis=rest).transpose(order).reshape(data.shape[axes[0]], -1)
+    first, *others = (data.shape[axis] for axis in axes)
+    is_zero = wide.is_zero.all(axis=rest).transpose(order).reshape(first, math.prod(others))
     same = all(wide.value.shape[i] == 1 for i in rest) and len(axes) == 1
     if not same:
         return is_zero, np.full(len(is_zero), np.nan)

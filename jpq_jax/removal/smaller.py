@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from numpy.typing import NDArray
 
 from jpq_jax.removal.labels import Axes, Labelled
-from jpq_jax.removal.program import bind
+from jpq_jax.removal.program import bind, dtype_of
 
 Keeps = tuple[NDArray[np.bool_], ...]  # of each axis, which indices stay
 
@@ -41,7 +41,10 @@ def run_smaller(
         changed = {}
         if change is not None:
             changed = change(eqn, [keeps(a) for a in eqn.invars], [keeps(v) for v in eqn.outvars])
-        found = bind(eqn, [value(atom) for atom in eqn.invars], **changed)
+        if changed.get("feature_group_count") == 0:
+            found = [jnp.zeros(_sizes(keeps(var)), dtype_of(var)) for var in eqn.outvars]
+        else:
+            found = bind(eqn, [value(atom) for atom in eqn.invars], **changed)
         env.update(zip(eqn.outvars, found, strict=True))
     return [value(atom) for atom in jaxpr.outvars]
 

@@ -26,6 +26,7 @@ from jpq_jax.plan import (
 from jpq_jax.projection.published import nonzeros, quantize, snap, sparsify
 from jpq_jax.transforms.leaves import (
     check_every,
+    check_strength,
     check_update,
     differences,
     float_zeros,
@@ -87,7 +88,8 @@ def admm(
 
     Args:
       budget: S; what `finalize` keeps to.
-      rho: strength of the pull, or a schedule of it over updates.
+      rho: strength of the pull, at least 0, or a schedule of it over updates. When it changes, U is kept, as published, and the dual
+        variable rho U changes with it; `admm_to` keeps that instead.
       every: updates between projections; published: one epoch.
       learning_rate: the optimizer's, or its schedule; for the proximal step only, which needs it.
       penalty: see above.
@@ -102,7 +104,7 @@ def admm(
     Raises:
       ValueError: an option out of range; in `init` and `update`, a tree with nothing to compress.
     """
-    _check_options(budget, every, start_bits, penalty, learning_rate)
+    _check_options(budget, rho, every, start_bits, penalty, learning_rate)
 
     def init(params: PyTree) -> AdmmState:
         plan = plan_leaves(params, where)
@@ -154,11 +156,14 @@ def admm(
 
 
 def _check_options(
-    budget: Budget, every: int, start_bits: int, penalty: str, learning_rate: Any
+    budget: Budget, rho: Any, every: int, start_bits: int, penalty: str, learning_rate: Any
 ) -> None:
     check_budget("admm", budget)
     # Arrays, which optax.inject_hyperparams makes of numbers, cannot be checked.
     check_every("admm", every)
+    check_strength("admm", "rho", rho)
+    if learning_rate is not None:
+        check_strength("admm", "learning_rate", learning_rate)
     if isinstance(start_bits, int) and not 1 <= start_bits <= MAX_BITS:
         raise ValueError(f"admm: got start_bits={start_bits}, expected 1 to {MAX_BITS}")
     if penalty not in ("proximal", "gradient"):

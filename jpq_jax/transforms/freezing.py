@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
@@ -49,8 +48,8 @@ def freeze_shares(
 
     Args:
       planner: makes the plan, such as `clustering(3)`.
-      share: of the weights of each leaf, rounded up, a schedule over updates; at 1 all are frozen, zeros too. What is frozen
-        once stays so when it falls.
+      share: of the weights of each leaf that are not zero, rounded up, a schedule over updates; at 1 all are frozen, zeros too. What is
+        frozen once stays so when it falls. So that what is pruned stays so before that, `mask_updates` goes before it.
       every: updates between one freezing and the next.
       where: which leaves to compress, as in `plan_leaves`. The others' updates pass through.
 
@@ -106,12 +105,11 @@ def freeze_shares(
 
 def _more(frozen: list[jax.Array], weights: list[jax.Array], share: jax.Array) -> list[jax.Array]:
     """The same and the largest of the others, up to this share of each leaf."""
-    sizes = jnp.asarray(np.array([w.size for w in weights], np.float32))
-    most = jnp.ceil(jnp.clip(share, 0, 1) * sizes).astype(jnp.uint32)
+    pairs = list(zip(frozen, weights, strict=True))
+    kept = jnp.stack([jnp.sum(mask | (w != 0), dtype=jnp.uint32) for mask, w in pairs])
+    most = jnp.ceil(jnp.clip(share, 0, 1) * kept.astype(jnp.float32)).astype(jnp.uint32)
     already = jnp.stack([jnp.sum(mask, dtype=jnp.uint32) for mask in frozen])
-    magnitudes = [
-        jnp.where(mask, 0, magnitude_of(w)) for mask, w in zip(frozen, weights, strict=True)
-    ]
+    magnitudes = [jnp.where(mask, 0, magnitude_of(w)) for mask, w in pairs]
     cut = largest_of_each(magnitudes, most - jnp.minimum(already, most))
     return [
         mask | chosen | (share >= 1)

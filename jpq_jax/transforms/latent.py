@@ -34,7 +34,8 @@ from jpq_jax.vocabulary import PyTree
 class LatentState(NamedTuple):
     """Attributes:
     latent_count: [] int32, updates so far.
-    latents: the weights that are trained; like the params, `optax.MaskedNode` where a leaf is not compressed.
+    latents: the weights that are trained, in float32 or more, in which small steps add up; like the params, `optax.MaskedNode` where
+      a leaf is not compressed.
     latent_plan: the planner's, small arrays.
     latent_curvature: what an error of each compressed weight costs, as of the last plan; None for 1.
     inner_state: of the inner optimizer.
@@ -79,7 +80,7 @@ def latent(
 
     Returns:
       A transformation whose `update` needs params; it stands for the whole optimizer. Under
-      `optax.inject_hyperparams`, name `planner`, `where` and `every` in its `static_args`.
+      `optax.inject_hyperparams`, name `planner`, `where`, `every` and `curvature` in its `static_args`.
 
     Raises:
       ValueError: an option out of range; in `init`, nothing to compress; in `update`, updates that do not fit the params.
@@ -91,12 +92,13 @@ def latent(
     def init(params: PyTree) -> LatentState:
         plan = compressing_plan(params, where, planner)
         leaves, curved = compressed_leaves(params, plan), curvature is not None
+        latents = where_compressed(_wide_copy, params, plan)
         return LatentState(
             latent_count=jnp.zeros([], jnp.int32),
-            latents=where_compressed(_copy, params, plan),
+            latents=latents,
             latent_plan=planner.init(leaves, planned_leaves(plan), curved=curved),
             latent_curvature=where_compressed(float_zeros, params, plan) if curved else None,
-            inner_state=optimizer.init(params),
+            inner_state=optimizer.init(with_compressed(params, plan, jax.tree.leaves(latents))),
         )
 
     def update(
@@ -106,14 +108,11 @@ def latent(
         leaves = compressing_plan(params, where, planner)
         latents = with_compressed(params, leaves, jax.tree.leaves(state.latents))
         strength = value_at(pull, state.latent_count)
-        updates = with_compressed(
-            updates,
-            leaves,
-            _pulled(
-                strength, *(compressed_leaves(tree, leaves) for tree in (updates, latents, params))
-            ),
+        gradients, weights, old = (
+            compressed_leaves(tree, leaves) for tree in (updates, latents, params)
         )
-        updates, inner_state = optimizer.update(updates, state.inner_state, latents, **extra_args)
+        pulled = with_compressed(updates, leaves, _pulled(strength, gradients, weights, old))
+        updates, inner_state = optimizer.update(pulled, state.inner_state, latents, **extra_args)
         moved = compressed_leaves(optax.apply_updates(latents, updates), leaves)
         weights, count = floats(moved), state.latent_count
         costs = None
@@ -122,7 +121,6 @@ def latent(
             pairs = zip(new, jax.tree.leaves(state.latent_curvature), strict=True)
             costs = [jnp.where(count % every == 0, new, old) for new, old in pairs]
         plan = planned(planner, weights, state.latent_plan, count, every, costs)
-        old, steps = compressed_leaves(params, leaves), compressed_leaves(updates, leaves)
         new_state = LatentState(
             latent_count=jnp.asarray(optax.safe_increment(count)),
             latents=refilled(state.latents, moved),
@@ -130,7 +128,7 @@ def latent(
             latent_curvature=None if costs is None else refilled(state.latent_curvature, costs),
             inner_state=inner_state,
         )
-        assigned = differences(plan.assign(weights, costs), old, steps)
+        assigned = differences(plan.assign(weights, costs), old, gradients)
         return with_compressed(updates, leaves, assigned), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -139,17 +137,23 @@ def latent(
 def _pulled(
     strength: Any, gradients: list[jax.Array], latents: list[jax.Array], params: list[jax.Array]
 ) -> list[jax.Array]:
-    """The gradients with that of the pull."""
+    """The gradients with that of the pull, no narrower than the latents."""
+    wide = [g.astype(_wider(g, w)) for g, w in zip(gradients, latents, strict=True)]
     if isinstance(strength, int | float) and strength == 0:
-        return gradients
+        return wide
     return [
         g + (jnp.asarray(strength, jnp.float32) * (w - q)).astype(g.dtype)
-        for g, w, q in zip(gradients, floats(latents), floats(params), strict=True)
+        for g, w, q in zip(wide, floats(latents), floats(params), strict=True)
     ]
 
 
-def _copy(leaf: Any) -> jax.Array:
+def _wider(a: Any, b: Any) -> Any:
+    return a.dtype if a.dtype.itemsize >= b.dtype.itemsize else b.dtype
+
+
+def _wide_copy(leaf: Any) -> jax.Array:
     """An array of its own, so that params and state can both be donated; zeros for a mere shape."""
+    dtype = _wider(leaf, jnp.zeros([], jnp.float32))
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jnp.zeros(leaf.shape, leaf.dtype)
-    return jnp.array(leaf, copy=True)
+        return jnp.zeros(leaf.shape, dtype)
+    return jnp.array(leaf, dtype, copy=True)

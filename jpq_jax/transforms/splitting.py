@@ -35,15 +35,17 @@ from jpq_jax.vocabulary import PyTree
 
 
 class Residuals(NamedTuple):
-    """How far ADMM is from its end, and what that is measured by (Boyd et al., 2011, section 3.3). All [] float32.
+    """How far ADMM is from its end, and what that is measured by (Boyd et al., 2011, section 3.3). [] float32, but for the first.
 
     Attributes:
+      projected_at: [] int32, updates before the projection that they are of; -1 before the first.
       primal: |W - Z|.
       dual: rho |Z - Z of the projection before|.
       primal_scale: the larger of |W| and |Z|.
       dual_scale: rho |U|.
     """
 
+    projected_at: jax.Array
     primal: jax.Array
     dual: jax.Array
     primal_scale: jax.Array
@@ -111,7 +113,9 @@ def admm_to(
     check_strength("admm_to", "rho", rho)
     if penalty not in ("proximal", "gradient"):
         raise ValueError(f"admm_to: got penalty={penalty!r}, expected 'proximal' or 'gradient'")
-    if penalty == "proximal" and learning_rate is None:
+    if learning_rate is not None:
+        check_strength("admm_to", "learning_rate", learning_rate)
+    elif penalty == "proximal":
         raise ValueError("admm_to: the proximal step needs the optimizer's learning_rate")
 
     def init(params: PyTree) -> SplitState:
@@ -125,7 +129,7 @@ def admm_to(
             split_plan=planner.init(
                 compressed_leaves(params, leaves), planned_leaves(leaves), curved=False
             ),
-            split_residuals=Residuals(*far, *scales),
+            split_residuals=Residuals(jnp.full([], -1, jnp.int32), *far, *scales),
         )
 
     def update(
@@ -179,14 +183,14 @@ def has_converged(
       state: a `SplitState`, for instance by `optax.tree.get(opt_state, "SplitState")`.
       relative: to the norms of what the residuals are differences of.
       absolute: beside that.
-      not_before: so many updates; where the planner has a schedule, as many as that lasts: the residuals are small on each of its
-        plateaus.
+      not_before: so many updates before the projection that the residuals are of; where the planner has a schedule, as many as that
+        lasts: they are small on each of its plateaus.
     """
     residuals = state.split_residuals
     primal = absolute + relative * residuals.primal_scale
     dual = absolute + relative * residuals.dual_scale
     small = (residuals.primal <= primal) & (residuals.dual <= dual)
-    return small & (state.split_count >= not_before)
+    return small & (residuals.projected_at >= not_before)
 
 
 def _projected(split: _Split, planner: Planner, count: jax.Array, strength: jax.Array) -> _Split:
@@ -201,6 +205,7 @@ def _projected(split: _Split, planner: Planner, count: jax.Array, strength: jax.
     ]
     moved = strength * _distance(target, split.target)
     residuals = Residuals(
+        projected_at=count,
         primal=_distance(split.weights, target),
         dual=jnp.where(count == 0, jnp.inf, moved),
         primal_scale=jnp.maximum(_norm(split.weights), _norm(target)),
