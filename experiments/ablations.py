@@ -32,6 +32,7 @@ from jpq_jax.recipe import Stage, projected, started
 _KEEP = 0.006  # of the weights
 _BITS = 1
 _RHO = 0.03
+_FIRM_RHO = 0.3  # by which ADMM comes to rest in a few epochs
 _RATE = 0.02
 _DENSE_RATE = 0.05
 _CLIP = 1.0  # of the gradient's norm: plain SGD at these rates diverges
@@ -88,6 +89,7 @@ def ablations(steps: int, epochs: int) -> list[Ablation]:
 
     rising = optax.exponential_decay(_RHO / 10**0.5, half // 4, 10 ** (1 / 3), staircase=True)
     prune = Stage("prune", half, toward(keep))
+    firm = Stage("prune", half, toward(keep, _FIRM_RHO))
     # Prunes nothing more, and tells `finalize` of the plan.
     still = jpq_jax.project_params(keep, every=nearest)
     retrain = Stage("retrain", half, optax.chain(sgd, mask, still), inherit=projected)
@@ -118,8 +120,8 @@ def ablations(steps: int, epochs: int) -> list[Ablation]:
         ),
         Ablation(
             "stopping rule",
-            [prune._replace(steps=total - steps, until=settled), retrain],
-            [prune, retrain],
+            [firm._replace(steps=total - steps, until=settled), retrain],
+            [firm, retrain],
         ),
         Ablation("centroid updating", [cluster], [cluster._replace(optimizer=toward(fixed))]),
         Ablation(
@@ -224,6 +226,7 @@ def main(
         "keep": _KEEP,
         "bits": _BITS,
         "rho": _RHO,
+        "firm_rho": _FIRM_RHO,
         "learning_rate": _RATE,
         "dense_learning_rate": _DENSE_RATE,
         "clip": _CLIP,
