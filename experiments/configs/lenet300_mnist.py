@@ -43,5 +43,5 @@ PRESETS = {
         learning_rate=3e-3,  # at 0.05 a layer of two values diverges
         distill=0.5,
     ),
-    "joint": dataclasses.replace(_PRUNING, method="joint", density=None, ratio=1500),
+    "joint": dataclasses.replace(_PRUNING, method="joint", density=None, ratio=500, distill=0.5),
 }
