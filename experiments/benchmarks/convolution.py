@@ -19,6 +19,7 @@ import tyro
 from flax import nnx
 from jax import lax
 
+from experiments.benchmarks.latency import seconds
 from experiments.files import write_json
 from experiments.model import Model, build
 from experiments.models.convolution import as_usual, convolved, convolved_and_pooled
@@ -64,10 +65,9 @@ def of_resnet20(convolution: Convolution, batch: int) -> Callable[[], Any]:
     """The gradient of ResNet-20 with it, once."""
     model = build("resnet20", seed=0)
     module = nnx.merge(model.graph, model.variables)
-    for block in (module, *module.blocks):
-        for name in ("conv1", "conv2"):
-            if hasattr(block, name):
-                getattr(block, name).conv_general_dilated = convolution
+    for _, node in nnx.iter_graph(module):
+        if isinstance(node, nnx.Conv):
+            node.conv_general_dilated = convolution
     model = Model(*nnx.split(module, nnx.Param, nnx.BatchStat))
     images = jax.random.normal(jax.random.key(0), (batch, 32, 32, 3))
 
@@ -80,15 +80,10 @@ def of_resnet20(convolution: Convolution, batch: int) -> Callable[[], Any]:
 
 def in_turn(each: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
     """The median seconds of each over the rounds, after one to compile."""
-    taken: list[list[float]] = [[] for _ in each]
     for once in each:
         once()
-    for _ in range(rounds):
-        for one, once in zip(taken, each, strict=True):
-            started = time.perf_counter()
-            once()
-            one.append(time.perf_counter() - started)
-    return [statistics.median(one) for one in taken]
+    taken = [[seconds(once, 1) for once in each] for _ in range(rounds)]
+    return [statistics.median(one) for one in zip(*taken, strict=True)]
 
 
 def main(batch: int = 128, rounds: int = 7) -> int:

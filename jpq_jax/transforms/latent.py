@@ -27,6 +27,7 @@ from jpq_jax.transforms.leaves import (
     refilled,
     value_at,
     where_compressed,
+    wider_dtype,
 )
 from jpq_jax.vocabulary import PyTree
 
@@ -138,7 +139,7 @@ def _pulled(
     strength: Any, gradients: list[jax.Array], latents: list[jax.Array], params: list[jax.Array]
 ) -> list[jax.Array]:
     """The gradients with that of the pull, no narrower than the latents."""
-    wide = [g.astype(_wider(g, w)) for g, w in zip(gradients, latents, strict=True)]
+    wide = [g.astype(wider_dtype(g, w)) for g, w in zip(gradients, latents, strict=True)]
     if isinstance(strength, int | float) and strength == 0:
         return wide
     return [
@@ -147,13 +148,9 @@ def _pulled(
     ]
 
 
-def _wider(a: Any, b: Any) -> Any:
-    return a.dtype if a.dtype.itemsize >= b.dtype.itemsize else b.dtype
-
-
 def _wide_copy(leaf: Any) -> jax.Array:
     """An array of its own, so that params and state can both be donated; zeros for a mere shape."""
-    dtype = _wider(leaf, jnp.zeros([], jnp.float32))
+    dtype = wider_dtype(leaf, jnp.zeros([], jnp.float32))
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jnp.zeros(leaf.shape, dtype)
     return jnp.array(leaf, dtype, copy=True)

@@ -85,6 +85,11 @@ def refilled(tree: PyTree, leaves: Sequence[jax.Array]) -> PyTree:
     )
 
 
+def wider_dtype(a: Any, b: Any) -> Any:
+    """Of two arrays', the first where both are as wide."""
+    return a.dtype if a.dtype.itemsize >= b.dtype.itemsize else b.dtype
+
+
 def floats(tree: PyTree) -> list[jax.Array]:
     """The leaves in float32."""
     return [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
@@ -106,7 +111,7 @@ def differences(
     """Updates from old to new. A pruned weight becomes exactly 0, since p + (0 - p) is exact in p's own dtype."""
 
     def difference(n: jax.Array, o: jax.Array, step: jax.Array) -> jax.Array:
-        wider = o.dtype if o.dtype.itemsize >= step.dtype.itemsize else step.dtype
+        wider = wider_dtype(o, step)
         exact = wider if wider.itemsize > 4 else jnp.float32
         return (n.astype(exact) - o.astype(exact)).astype(wider)
 
