@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_shrink import DenseNet, Depthwise, Net, Plain, Residual, image, nnx_net
+from networks import DenseNet, Depthwise, Net, Plain, Residual, image, nnx_net
 
 import jpq_jax
 from experiments import config as configuration

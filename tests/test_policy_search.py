@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import image
 from test_policy import Toy, residual
-from test_shrink import image
 
 import jpq_jax
 from jpq_jax.policy.agent import agent_search
