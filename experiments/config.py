@@ -78,8 +78,9 @@ class Config:
     density: float | None = None
     """The budget as in the paper, with bits: bits times the sum of ceil(density x weights) over the kernels. For pruning and ye,
     the share of all kernels' weights that is kept."""
-    bits: int | None = None
-    """Bits per nonzero weight, with density; also every kernel's bit-width at the start."""
+    bits: int | tuple[int, ...] | None = None
+    """Bits per nonzero weight, with density; also every kernel's bit-width at the start. For clustering and ye they may be given for
+    each kernel in turn, in the order of the params."""
 
     before: tuple[tuple[float, int], ...] = ()
     """Densities and bits of looser budgets that come before, one after the other, each for as many epochs."""
@@ -151,6 +152,13 @@ class Config:
     finetune_learning_rate: float = 0.01
     """Peak of their schedule, a cosine to 0; and of the two clustering stages of ye."""
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The bits of each kernel, or of all; none if they are not given."""
+        if self.bits is None:
+            return ()
+        return self.bits if isinstance(self.bits, tuple) else (self.bits,)
+
     def __post_init__(self) -> None:
         budget = {key: getattr(self, key) for key in ("ratio", "nbytes", "density", "bits")}
         known = _BUDGETS[self.method]
@@ -167,7 +175,11 @@ class Config:
                 "the joint method without fine-tuning for a budget in bytes",
             ),
             (self.density is None or 0 < self.density <= 1, "a density above 0, up to 1"),
-            (self.bits is None or 1 <= self.bits <= 8, "bits of 1 to 8"),
+            (all(1 <= bits <= 8 for bits in self.widths), "bits of 1 to 8"),
+            (
+                not isinstance(self.bits, tuple) or self.method in ("clustering", "ye"),
+                "one number of bits, but for clustering and ye",
+            ),
             (
                 self.units is None or (self.model.startswith("lenet5") and min(self.units) >= 1),
                 "units of at least 1, and only for LeNet-5",

@@ -31,10 +31,11 @@ def budget_of(config: Config, params: Any) -> jpq_jax.Budget:
         return jpq_jax.Budget(ratio=config.ratio)
     if config.nbytes is not None:
         return jpq_jax.Budget(nbytes=config.nbytes)
-    if config.density is None or config.bits is None:
+    if config.density is None or not config.widths:
         raise ValueError("the config has neither a ratio nor a density and bits")
     kernels = compressed_leaves(params, jpq_jax.plan_leaves(params))
-    bits = config.bits * sum(math.ceil(config.density * kernel.size) for kernel in kernels)
+    (width,) = config.widths
+    bits = width * sum(math.ceil(config.density * kernel.size) for kernel in kernels)
     return jpq_jax.Budget(bits=bits)
 
 
@@ -80,7 +81,7 @@ def _compression(
             rho=config.rho,
             every=steps,
             learning_rate=schedule,
-            start_bits=config.bits or 3,
+            start_bits=next(iter(config.widths), 3),
         )
         return optax.chain(*_sgd(config, schedule), compression)
     if config.method == "channelwise":

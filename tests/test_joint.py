@@ -94,7 +94,7 @@ def test_never_above_the_budget_and_all_of_it_where_more_would_help(kind: str, b
         assert rate_bits(codes) >= min(0.995 * bits, bits - 8)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=100 if THOROUGH else 50)
 @given(
     st.integers(0, 2**31),
     st.sampled_from(KINDS),
@@ -133,7 +133,7 @@ def test_the_budget_is_never_exceeded_in_many_cases() -> None:
 
 
 @pytest.mark.parametrize("kind", ["laplace", "heavy tails", "positive", "mostly zero"])
-@pytest.mark.parametrize("ratio", [8, 20, 60, 200])
+@pytest.mark.parametrize("ratio", [8, 60])
 def test_never_worse_than_the_published_alternation(kind: str, ratio: float) -> None:
     for seed in range(3):
         weights = net(seed, kind)

@@ -151,7 +151,7 @@ BUDGETS = (
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=150 if THOROUGH else 60)
+@settings(deadline=None, derandomize=True, max_examples=150 if THOROUGH else 30)
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 99), budget=BUDGETS)
 def test_budget_and_codes_hold_whatever_the_weights(kind: str, seed: int, budget: Budget):
     net = fill(kind, seed)

@@ -135,8 +135,8 @@ def test_latents_let_small_steps_add_up() -> None:
     """Projected descent undoes steps that carry no weight over a border; latents get there."""
     planner = jpq_jax.joint(jpq_jax.Budget(bits=60))
     start = target()[::-1]
-    through, state = train(jpq_jax.latent(optax.sgd(0.02), planner), start, 300)
-    projected, _ = train(optax.chain(optax.sgd(0.02), jpq_jax.project_params(planner)), start, 300)
+    through, state = train(jpq_jax.latent(optax.sgd(0.04), planner), start, 120)
+    projected, _ = train(optax.chain(optax.sgd(0.04), jpq_jax.project_params(planner)), start, 120)
 
     def error(kernel: jax.Array) -> float:
         return float(jnp.sum((kernel - target()) ** 2))

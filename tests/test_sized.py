@@ -54,7 +54,7 @@ def trained(
     return params, state
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-18, 1e18, 1e-30, 1e30])
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
 @pytest.mark.parametrize("nbytes", [150, 700, 3000])
 def test_the_file_keeps_to_the_budget_and_uses_it(nbytes: int, scale: float) -> None:
     codes = finalize(*trained(net(scale=scale), nbytes))
