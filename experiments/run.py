@@ -21,6 +21,7 @@ from experiments.files import write_json
 from experiments.model import Model, build, narrow
 from experiments.models.pytorch_weights import load_pytorch
 from experiments.provenance import provenance
+from jpq_jax.plan import plan_leaves
 from jpq_jax.policy.decisions import InfeasibleError
 
 _USAGE = """usage: python -m experiments.run CONFIG [--preset=NAME] [--key=value ...]
@@ -136,6 +137,11 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Model, dict[str, Any]]:
         model = narrow(config.model, model, config.units) if config.units else model
     else:
         model = build(config.model, config.seed, config.units)
+    kernels = [plan.path for plan in plan_leaves(model.params) if plan.compress]
+    if len(config.widths) not in (0, 1, len(kernels)):
+        raise ValueError(
+            f"got bits {config.bits}, expected one number, or one for each of {', '.join(kernels)}"
+        )
     return dataset, model, claim_workdir(experiment)
 
 

@@ -143,7 +143,7 @@ def test_killed_and_resumed_ends_in_the_same_bytes(
 @pytest.mark.parametrize(
     ("method", "budget"),
     [
-        ("ye", ["--density=0.1", "--bits=2", "--epochs=4", "--warmup_epochs=0"]),
+        ("ye", ["--density=0.1", "--bits", "3", "2", "1", "2", "--epochs=4", "--warmup_epochs=0"]),
         ("pruning", ["--density=0.1", "--epochs=2", "--ramp_epochs=1", "--finetune_epochs=1"]),
     ],
 )
@@ -170,8 +170,10 @@ def test_pruning_and_clustering_by_themselves(
         assert names[1:] == ["prune", "retrain", "cluster", "retrain clusters"]
     kernels = 5 * 5 * 4 + 5 * 5 * 4 * 6 + 96 * 16 + 16 * 10
     assert results["pruning_ratio"] == pytest.approx(kernels / math.ceil(0.1 * kernels))
-    least, most = {"ye": (16, 32), "pruning": (1, 1)}[method]
+    least, most = {"ye": (32 / 3, 32), "pruning": (1, 1)}[method]
     ratio = results["paper_ratio"] / results["pruning_ratio"]
+    if method == "ye":
+        assert [row["bits"] for row in results["leaves"] if row.get("compressed")] == [3, 2, 1, 2]
     assert least - 1e-6 <= ratio <= most + 1e-6
     capsys.readouterr()
 
@@ -294,6 +296,15 @@ BAD_COMMANDS = {
     "long warm-up": (("lenet5_mnist", "--warmup_epochs=99"), "fewer warmup_epochs"),
     "too dense": (("lenet5_mnist", "--preset=paper", "--density=7"), "density above 0, up to 1"),
     "large batch": (("lenet5_mnist", "--batch_size=100000"), "batches no larger"),
+    "bits for each kernel": (
+        ("lenet5_mnist", "--preset=paper", "--bits", "3", "2", "1", "2"),
+        "one number of bits, but for clustering and ye",
+    ),
+    "bits for too few kernels": (
+        ("lenet5_mnist", "--preset=ye-joint", "--dense_epochs=1", "--bits", "3", "2"),
+        "expected one number, or one for each of conv1/kernel, conv2/kernel, fc1/kernel, fc2/kernel",
+    ),
+    "too many bits": (("lenet5_mnist", "--preset=ye-joint", "--bits", "3", "9"), "bits of 1 to 8"),
     "admm with a ramp": (
         ("lenet5_mnist", "--preset=admm", "--ramp_epochs=2"),
         "admm without ramp_epochs",
