@@ -133,6 +133,8 @@ class Config:
     """Peak of the compression's schedule; a cosine to 0 after the warm-up."""
     rho: float = 0.05
     """ADMM's pull toward the compressed copy. That of ye rises tenfold in a stage, and is ten times as strong while clustering."""
+    iterative: bool = False
+    """ye puts the weights that are left to their values by and by, the largest first, and retrains the others, in place of ADMM."""
     replan_every: int = 10
     """Steps between plans of the methods with latents."""
     zero: bool = True
@@ -209,6 +211,7 @@ class Config:
                 ),
                 "ye without warmup_epochs, finetune_epochs and pull, and with sgd",
             ),
+            (not self.iterative or self.method == "ye", "iterative only for ye"),
             (self.evaluations >= 1, "at least 1 evaluation"),
             (self.multiple >= 1, "a multiple of at least 1"),
             (self.epochs >= 1, "at least 1 epoch"),

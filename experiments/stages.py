@@ -20,7 +20,7 @@ DENSE = "dense"  # the name of the stage before compression
 FINE_TUNE = "fine-tune"  # and of the last, where there is one
 _REFITS = 20  # of the codebooks in an epoch of fine-tuning, as Yang et al. do
 _PROJECTIONS = 4  # of ADMM toward a plan in an epoch
-_YE_SHARES = (0.5, 0.3, 0.1, 0.1)  # of the epochs, for the stages of Ye et al.
+_YE_SHARES = (0.35, 0.2, 0.3, 0.15)  # of the epochs, for the stages of Ye et al.
 _LEVELS = 4  # of its rho in a stage, each the cube root of 10 times the one before
 _FIRMER = 10.0  # is its rho while clustering: what pruning has left is curved more
 
@@ -106,7 +106,7 @@ def _planner(config: Config, params: Any, steps: int, besides: int | None) -> jp
 def _ye(config: Config, steps: int) -> list[Stage]:
     """Prune, retrain what is left, cluster it, retrain the clusters (Ye et al., 2018, arXiv 1811.01907).
 
-    The clusters are found and retrained at the rate of fine-tuning: a cluster that moves as a whole goes far.
+    Clusters are retrained, and found by ADMM, at the rate of fine-tuning: a cluster that moves as a whole goes far.
     """
     prune, retrain, cluster, recluster = (epochs * steps for epochs in _ye_epochs(config.epochs))
     values = jpq_jax.clustering(config.bits or 1, zero=False)
@@ -129,14 +129,17 @@ def _ye(config: Config, steps: int) -> list[Stage]:
     ramp = min(config.ramp_epochs, prune // steps)
     gradual = _pruning(dataclasses.replace(config, ramp_epochs=ramp), steps)
     still = jpq_jax.project_params(jpq_jax.pruning(config.density or 1.0), every=steps)
+    if config.iterative:
+        # Slower toward the end, which comes with the last projection.
+        share = optax.polynomial_schedule(0.0, 1.0, 2, max(cluster - every, 1))
+        freezing = jpq_jax.freeze_shares(values, share, every=every)
+        clustered = optax.chain(sgd(fast, cluster), mask, freezing)
+    else:
+        clustered = optax.chain(toward(values, _FIRMER * config.rho, slow, cluster), mask)
     return [
         Stage("prune", prune, toward(gradual, config.rho, fast, prune)),
         Stage("retrain", retrain, optax.chain(sgd(fast, retrain), mask, still), inherit=projected),
-        Stage(
-            "cluster",
-            cluster,
-            optax.chain(toward(values, _FIRMER * config.rho, slow, cluster), mask),
-        ),
+        Stage("cluster", cluster, clustered),
         Stage(
             "retrain clusters",
             recluster,
