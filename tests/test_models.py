@@ -263,6 +263,25 @@ def test_every_preset_has_its_stages(name: str) -> None:
         assert stages.stages_of(settings, net, steps=10)
 
 
+def test_clusters_found_by_and_by_hold_every_weight_that_is_left() -> None:
+    """All are at the values of their leaf after the stage, and what was pruned stays so."""
+    settings = dataclasses.replace(
+        configuration.presets("lenet5_mnist")["ye-joint"], iterative=True, bits=(2, 1)
+    )
+    draw = np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32)
+    net = {name: jnp.where(abs(w) > 0.5, w, 0) for name, w in zip("ab", draw, strict=True)}
+    (stage,) = (s for s in stages.stages_of(settings, net, steps=4) if s.name == "cluster")
+    trained, state = net, stage.optimizer.init(net)
+    update = jax.jit(stage.optimizer.update)
+    with jax.numpy_dtype_promotion("standard"):  # which optax's schedules need
+        for _ in range(stage.steps):
+            updates, state = update(jax.tree.map(jnp.ones_like, net), state, trained)
+            trained = optax.apply_updates(trained, updates)
+    for name, most in (("a", 4), ("b", 2)):
+        np.testing.assert_array_equal(trained[name] == 0, net[name] == 0)
+        assert len(np.unique(trained[name][net[name] != 0])) <= most
+
+
 def test_the_paper_preset_differs_where_it_says() -> None:
     presets = configuration.presets("lenet5_mnist")
     settings, published = (dataclasses.asdict(presets[name]) for name in ("paper", "published"))
