@@ -94,7 +94,7 @@ def test_never_above_the_budget_and_all_of_it_where_more_would_help(kind: str, b
         assert rate_bits(codes) >= min(0.995 * bits, bits - 8)
 
 
-@settings(deadline=None, max_examples=100 if THOROUGH else 50)
+@settings(deadline=None, max_examples=100 if THOROUGH else 25)
 @given(
     st.integers(0, 2**31),
     st.sampled_from(KINDS),
@@ -235,7 +235,7 @@ def test_the_first_in_row_major_order(shape: tuple[int, ...], seed: int, data: A
     assert before.ravel().tolist() == sorted(before.ravel().tolist(), reverse=True)
 
 
-@settings(deadline=None, max_examples=100 if THOROUGH else 40)
+@settings(deadline=None, max_examples=100 if THOROUGH else 20)
 @given(
     st.sampled_from([(33,), (64,), (7, 9), (3, 5, 7)]),
     st.sampled_from([0, 0.02, 0.5, 1]),

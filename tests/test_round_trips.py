@@ -75,7 +75,7 @@ def tree(draw: np.random.Generator, depth: int = 0) -> Any:
 
 @pytest.mark.parametrize("part", range(8))
 def test_it_comes_back(part: int):
-    for seed in range(part, int(os.environ.get("TREES", "160")), 8):
+    for seed in range(part, int(os.environ.get("TREES", "96")), 8):
         expected = tree(np.random.default_rng(seed))
         data = artifact.encode(expected)
         got = artifact.decode(data).codes

@@ -15,7 +15,7 @@ from networks import Residual, image, nets, nnx_net
 
 import jpq_jax
 
-PRUNINGS = int(os.environ.get("PRUNINGS", "3"))  # of each network
+PRUNINGS = int(os.environ.get("PRUNINGS", "2"))  # of each network
 
 
 def pruned(params: Any, rng: np.random.Generator) -> Any:
