@@ -183,7 +183,7 @@ def test_a_search_comes_before_training(
     method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_file(files.torch_layout(np.random.default_rng(0)), tmp_path / "init.safetensors")
-    options = [f"--method={method}", "--macs=0.1", "--evaluations=4", "--ratio=20", "--epochs=1"]
+    options = [f"--method={method}", "--macs=0.1", "--evaluations=8", "--ratio=20", "--epochs=1"]
     options += [f"--init={tmp_path}/init.safetensors", "--dense_epochs=0", "--warmup_epochs=0"]
     options += ["--train_images=256", "--learning_rate=1e-3", f"--workdir={tmp_path}/work"]
     with jax.numpy_dtype_promotion("standard"):
