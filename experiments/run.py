@@ -138,7 +138,7 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Model, dict[str, Any]]:
     else:
         model = build(config.model, config.seed, config.units)
     kernels = [plan.path for plan in plan_leaves(model.params) if plan.compress]
-    if len(config.widths) not in (0, 1, len(kernels)):
+    if isinstance(config.bits, tuple) and len(config.bits) != len(kernels):
         raise ValueError(
             f"got bits {config.bits}, expected one number, or one for each of {', '.join(kernels)}"
         )

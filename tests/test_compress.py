@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from compiled import THOROUGH
 from flax import nnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -166,7 +167,9 @@ def test_every_dtype_and_scale(dtype: type, scale: float):
     assert error < 0.05 * (kernel.astype(np.float64) ** 2).sum()
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    deadline=None, max_examples=25 if THOROUGH else 12, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(st.integers(0, 10**6), st.integers(60, 2000))
 def test_never_above_the_budget(seed: int, nbytes: int):
     rng = np.random.default_rng(seed)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import THOROUGH
 from networks import image
 from test_policy import Toy, residual
 
@@ -91,7 +92,7 @@ def test_a_block_that_is_not_needed_is_left_without_channels():
     np.testing.assert_allclose(shrunk.apply(shrunk.params, x), apply(found.params, x), rtol=1e-5)
 
 
-@pytest.mark.parametrize("limit", [60.0])
+@pytest.mark.parametrize("limit", [60.0, 90.0] if THOROUGH else [60.0])
 def test_the_search_is_within_a_hundredth_of_the_best_of_all_policies(limit: float):
     toy = Toy()
     best = toy.best(toy.setting(limit))

@@ -12,6 +12,7 @@ import files
 import ml_dtypes
 import numpy as np
 import pytest
+from compiled import THOROUGH
 
 from jpq_jax import artifact
 from jpq_jax.vocabulary import LEVELS, Codes
@@ -75,7 +76,7 @@ def tree(draw: np.random.Generator, depth: int = 0) -> Any:
 
 @pytest.mark.parametrize("part", range(8))
 def test_it_comes_back(part: int):
-    for seed in range(part, int(os.environ.get("TREES", "96")), 8):
+    for seed in range(part, int(os.environ.get("TREES", "320" if THOROUGH else "96")), 8):
         expected = tree(np.random.default_rng(seed))
         data = artifact.encode(expected)
         got = artifact.decode(data).codes

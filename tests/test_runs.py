@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiled import QUICKLY
+from compiled import QUICKLY, THOROUGH
 from safetensors.numpy import save_file
 
 import jpq_jax
@@ -132,7 +132,7 @@ def test_killed_and_resumed_ends_in_the_same_bytes(
 ) -> None:
     """After the last dense epoch, and within compression, at any moment of the epoch that follows."""
     arguments = ("lenet5_mnist", *QUICK, f"--workdir={tmp_path}")
-    for epoch in (2, 4):
+    for epoch in (1, 2, 4) if THOROUGH else (2, 4):
         kill_after(f"epoch   {epoch}", random.Random(epoch).uniform(0, 0.2), *arguments)
     output = finish(start(*arguments))
     assert "going on after epoch" in output
@@ -170,7 +170,7 @@ def test_pruning_and_clustering_by_themselves(
         assert names[1:] == ["prune", "retrain", "cluster", "retrain clusters"]
     kernels = 5 * 5 * 4 + 5 * 5 * 4 * 6 + 96 * 16 + 16 * 10
     assert results["pruning_ratio"] == pytest.approx(kernels / math.ceil(0.1 * kernels))
-    least, most = {"ye": (32 / 3, 32), "pruning": (1, 1)}[method]
+    least, most = {"ye": (16, 32), "pruning": (1, 1)}[method]
     ratio = results["paper_ratio"] / results["pruning_ratio"]
     if method == "ye":
         assert [row["bits"] for row in results["leaves"] if row.get("compressed")] == [3, 2, 1, 2]

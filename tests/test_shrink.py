@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import THOROUGH
 from flax import nnx
 from networks import Residual, image, nets, nnx_net
 
 import jpq_jax
 
-PRUNINGS = int(os.environ.get("PRUNINGS", "2"))  # of each network
+PRUNINGS = int(os.environ.get("PRUNINGS", "3" if THOROUGH else "2"))  # of each network
 
 
 def pruned(params: Any, rng: np.random.Generator) -> Any:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import THOROUGH
 
 import jpq_jax
 from jpq_jax import Budget, artifact, finalize, joint, latent, leaves_with_paths
@@ -54,8 +55,10 @@ def trained(
     return params, state
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
-@pytest.mark.parametrize("nbytes", [150, 3000])
+@pytest.mark.parametrize(
+    "scale", [1.0, 1e-18, 1e18, 1e-30, 1e30] if THOROUGH else [1.0, 1e-30, 1e30]
+)
+@pytest.mark.parametrize("nbytes", [150, 700, 3000] if THOROUGH else [150, 3000])
 def test_the_file_keeps_to_the_budget_and_uses_it(nbytes: int, scale: float) -> None:
     codes = finalize(*trained(net(scale=scale), nbytes))
     size = len(artifact.encode(codes))
