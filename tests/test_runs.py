@@ -143,7 +143,7 @@ def test_killed_and_resumed_ends_in_the_same_bytes(
 @pytest.mark.parametrize(
     ("method", "budget"),
     [
-        ("ye", ["--density=0.1", "--bits", "3", "2", "1", "2", "--epochs=4", "--warmup_epochs=0"]),
+        ("ye", ["--density=0.1", "--bits", "2", "2", "1", "2", "--epochs=4", "--warmup_epochs=0"]),
         ("pruning", ["--density=0.1", "--epochs=2", "--ramp_epochs=1", "--finetune_epochs=1"]),
     ],
 )
@@ -173,7 +173,7 @@ def test_pruning_and_clustering_by_themselves(
     least, most = {"ye": (16, 32), "pruning": (1, 1)}[method]
     ratio = results["paper_ratio"] / results["pruning_ratio"]
     if method == "ye":
-        assert [row["bits"] for row in results["leaves"] if row.get("compressed")] == [3, 2, 1, 2]
+        assert [row["bits"] for row in results["leaves"] if row.get("compressed")] == [2, 2, 1, 2]
     assert least - 1e-6 <= ratio <= most + 1e-6
     capsys.readouterr()
 

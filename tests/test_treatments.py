@@ -134,7 +134,7 @@ def test_n_of_m() -> None:
 
 @pytest.mark.parametrize(
     ("granularity", "bits"),
-    itertools.product([Block((2, 4)), Channels(), Channels(-2)], [900, 2500, 6000])
+    list(itertools.product([Block((2, 4)), Channels(), Channels(-2)], [900, 2500, 6000]))
     if THOROUGH
     else [(Block((2, 4)), 6000), (Channels(), 2500), (Channels(-2), 900)],
 )
@@ -237,7 +237,7 @@ def test_one_cost_for_all_is_no_cost() -> None:
 @pytest.mark.usefixtures("as_for_users")
 @pytest.mark.parametrize(
     ("granularity", "scale"),
-    itertools.product([Element(), Channels()], [1e-12, 1e12])
+    list(itertools.product([Element(), Channels()], [1e-12, 1e12]))
     if THOROUGH
     else [(Element(), 1e-12), (Channels(), 1e12)],
 )
