@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compiled import AS_FOR_USERS, gathered
+from compiled import AS_FOR_USERS, THOROUGH, gathered
 from flax import linen, nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -34,9 +34,11 @@ def rows(**having: Any) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", chosen.values(), ids=chosen)
 
 
-every_row = rows()
+distinct = {} if THOROUGH else {"alike": False}
+every_row = rows(**distinct)
 every_budget = rows(budgeted=True)
-every_transformation = rows(of_planner=False)
+every_transformation = rows(of_planner=False, **distinct)
+in_every_place = rows(of_planner=False)
 
 
 def chained(row: Row, **options: Any) -> optax.GradientTransformationExtraArgs:
@@ -122,7 +124,7 @@ def test_needs_params(row: Row) -> None:
         optimizer.update(gradients(params), optimizer.init(params))
 
 
-@every_transformation
+@in_every_place
 def test_lets_unknown_extra_arguments_pass(row: Row) -> None:
     params = make_params()
     optimizer = chained(row)
@@ -178,7 +180,7 @@ def test_donated_state_and_params(row: Row) -> None:
     chex.assert_trees_all_equal(params, kept)
 
 
-@every_transformation
+@in_every_place
 def test_multi_steps(row: Row) -> None:
     params = make_params()
     optimizer = optax.MultiSteps(chained(row), every_k_schedule=2)
@@ -189,7 +191,7 @@ def test_multi_steps(row: Row) -> None:
         assert_within_budget(row, jpq_jax.finalize(reached, state))
 
 
-@every_transformation
+@in_every_place
 def test_inject_hyperparams(row: Row) -> None:
     params = make_params()
     options = row.options | {"where": lambda path, _: path.endswith("kernel")}

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import THOROUGH
 from flax import nnx
 from networks import DenseNet, Depthwise, Net, Plain, Residual, image, nnx_net
 
@@ -27,6 +28,7 @@ from jpq_jax.policy.network import Network, alive, by_path, costs, network_of, w
 from jpq_jax.policy.search import evolution
 
 COSTS = ("bits", "macs", "bit_operations")
+KINDS = [Plain, Residual, Depthwise, DenseNet] if THOROUGH else [Residual, Depthwise]
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +57,7 @@ def test_weights_and_multiplications_are_the_published(
     assert float(found.bit_operations) == pytest.approx(8 * 32 * macs, rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", [Plain, Residual, Depthwise, DenseNet])
+@pytest.mark.parametrize("kind", KINDS)
 def test_costs_are_those_of_the_shrunk_model(kind: type):
     net = nnx_net(kind(nnx.Rngs(0)), image()[:1])
     network = network_of(net.apply, net.params, *net.inputs)
@@ -74,7 +76,7 @@ def test_costs_are_those_of_the_shrunk_model(kind: type):
     np.testing.assert_allclose(got, expected, atol=1e-4 * float(jnp.abs(expected).max()))
 
 
-@pytest.mark.parametrize("kind", [Plain, Residual, Depthwise, DenseNet])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("multiple", [1, 4])
 def test_no_empty_policy_costs_more_than_it_says(kind: type, multiple: int):
     net = nnx_net(kind(nnx.Rngs(0)), image()[:1])

@@ -78,7 +78,7 @@ def test_a_block_that_is_not_needed_is_left_without_channels():
         return 1 - jnp.mean((apply(params, x) - outputs) ** 2) / jnp.mean(outputs**2)
 
     only_the_rest = 6 * 8 + 8 * 3
-    setting = {"limit": only_the_rest, "cost": "macs", "shared": False}
+    setting = {"limit": only_the_rest, "cost": "macs", "shared": False, "evaluations": 60}
     with pytest.raises(ValueError, match="expected at least 88"):
         jpq_jax.find_policy(apply, params, x[:1], right, **setting)
     for method in reversed(METHODS):

@@ -26,7 +26,9 @@ from experiments.benchmarks import latency
 from experiments.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parent.parent
-QUICK = ["--preset=admm", "--train_images=2560", "--dense_epochs=2", "--epochs=3", "--ratio=50"]
+QUICK = ["--preset=admm", "--train_images=2560", "--dense_epochs=2", "--epochs=3", "--ratio=10"]
+QUICK += ["--units", "8", "16", "64"]
+PARAMETERS = 208 + 3_216 + 16_448 + 650  # of such a network
 
 
 def command(*arguments: str) -> list[str]:
@@ -73,7 +75,7 @@ def test_a_run_writes_what_it_says(finished: tuple[Path, str]) -> None:
     assert "true ratio against float32" in output
     results = json.loads((workdir / "results.json").read_text())
     assert results["file_bytes"] == (workdir / "artifact.jpq").stat().st_size
-    assert results["paper_ratio"] >= 50
+    assert results["paper_ratio"] >= 10
     assert results["accuracy"] > 0.8
     assert results["started"]["settings"]["epochs"] == 3
     assert sum(row["bytes"] for row in results["leaves"]) == results["file_bytes"]
@@ -113,7 +115,7 @@ def test_evaluate_prints_one_line_of_json(finished: tuple[Path, str]) -> None:
         "paper_ratio",
     ):
         assert measured[key] == results[key], key
-    assert measured["true_ratio"] == pytest.approx(4 * 431_080 / measured["file_bytes"])
+    assert measured["true_ratio"] == pytest.approx(4 * PARAMETERS / measured["file_bytes"])
 
 
 def kill_after(line: str, delay: float, *arguments: str) -> None:

@@ -24,6 +24,7 @@ class Row(NamedTuple):
     searching: fields of the state that only guide the next search: between values of equal merit rounding decides.
     of_planner: it stands for its planner, whose programs take long to compile: only what may depend on the plan is
       looked at, since the transformation has a row with another planner.
+    alike: its program is for the greater part that of another row: looked at where they differ, and with JPQ_THOROUGH.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Row(NamedTuple):
     counted: str = "bits"
     searching: tuple[str, ...] = ()
     of_planner: bool = False
+    alike: bool = False
 
     def make(self, **options: Any) -> optax.GradientTransformationExtraArgs:
         return self.factory(**self.options | options)
@@ -100,6 +102,7 @@ TABLE = [
         "rho",
         STATICS,
         "dual",
+        alike=True,
     ),
     Row(
         "latent",
@@ -119,6 +122,7 @@ TABLE = [
         of_params="latents",
         searching=("joint_levels", "joint_slot_bits"),
         of_planner=True,
+        alike=True,
     ),
     Row(
         "latent-in-bytes",
