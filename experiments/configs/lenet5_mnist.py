@@ -11,7 +11,8 @@ but narrow, trained on images that are also turned and stretched, and then by it
 dense. `smallest` is the same for half as many bytes.
 
 From the same baseline, too: `pruning` alone, with the layers' shares found under one number, and `clustering` alone, all weights to
-two values of their layer, both trained straight through; `ye-joint`, both by ADMM, in the four stages of Ye et al., 2018.
+two values of their layer, both trained straight through; `ye-joint`, both in the four stages of Ye et al., 2018: pruning by ADMM and
+retraining, then weights put to their values share by share while the others are retrained, and retraining of the clusters.
 """
 
 import dataclasses
@@ -81,10 +82,12 @@ PRESETS = {
     "ye-joint": dataclasses.replace(
         _PRUNING,
         method="ye",
-        density=1 / 240,
-        bits=4,
+        density=0.007,
+        bits=(3, 2, 2, 3),
+        iterative=True,
         epochs=100,
-        ramp_epochs=36,
+        ramp_epochs=22,
+        distill=0.5,
         pull=0.0,
         finetune_epochs=0,
     ),
