@@ -107,7 +107,7 @@ def test_the_budget_is_never_exceeded(seed: int, kind: str, bits: float) -> None
 def test_the_budget_is_never_exceeded_in_many_cases() -> None:
     """Small trees of all kinds of weights, 250 at a time; 10,000 with JPQ_THOROUGH set. Scales from 1e-30 to 1e30."""
     cases, rng = 250, np.random.default_rng(0)
-    rounds = 40 if THOROUGH else 3
+    rounds = 40 if THOROUGH else 2
 
     def used(weights: dict[str, jax.Array], limit: jax.Array) -> jax.Array:
         setting = Setting((Treatment(),) * len(weights), "paper")

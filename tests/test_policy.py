@@ -320,4 +320,5 @@ def test_what_the_configs_ask_for_can_be_had(name: str):
             limit,
             shared=False,
             multiple=settings.multiple,
+            empty=settings.empty,
         )

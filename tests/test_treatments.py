@@ -91,7 +91,7 @@ def error(weights: dict[str, Any], codes: Any, costs: dict[str, Any] | None = No
 
 
 CASES = [(name, "paper") for name in (TREATMENTS if THOROUGH else ("element", "2:4"))] + [
-    (name, "coded") for name in ("element", "uniform channels")
+    (name, "coded") for name in (("element", "uniform channels") if THOROUGH else ("element",))
 ]
 
 
