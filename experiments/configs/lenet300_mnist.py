@@ -36,11 +36,9 @@ PRESETS = {
         _PRUNING,
         method="clustering",
         density=None,
-        bits=1,
-        zero=False,
+        bits=3,
         epochs=60,
         ramp_epochs=0,
-        learning_rate=3e-3,  # at 0.05 a layer of two values diverges
         distill=0.5,
     ),
     "joint": dataclasses.replace(_PRUNING, method="joint", density=None, ratio=500, distill=0.5),
