@@ -36,7 +36,7 @@ PRESETS = {
         _PRUNING,
         method="clustering",
         density=None,
-        bits=3,
+        bits=3,  # with one, without zero, a layer diverges at this learning rate
         epochs=60,
         ramp_epochs=0,
         distill=0.5,
