@@ -58,8 +58,8 @@ def draw_layers(leaves: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_policy(bits: dict[str, Any], rewards: Any, path: Path) -> None:
-    """How many channels of each layer have which bits; and the accuracies of the policies that were tried, in order."""
+def draw_policy(bits: dict[str, Any], rewards: dict[str, Any], path: Path) -> None:
+    """How many channels of each layer have which bits; and the accuracies of the policies that were tried, in order, by each search."""
     figure = Figure(figsize=(max(7, 0.5 * len(bits)), 7), layout="constrained")
     layers, trials = figure.subplots(2, 1)
     bottom, names = np.zeros(len(bits)), [path.removesuffix("/kernel") for path in bits]
@@ -73,9 +73,13 @@ def draw_policy(bits: dict[str, Any], rewards: Any, path: Path) -> None:
     figure.legend(
         *layers.get_legend_handles_labels(), loc="outside upper center", ncols=9, title="bits"
     )
-    trials.plot(100 * rewards, ".", color=_SIZE, label="tried")
-    trials.plot(100 * np.maximum.accumulate(rewards), color=_ACCURACY, label="best so far")
-    trials.set(xlabel="policy", ylabel="accuracy, %", title="The search")
+    for method, each in rewards.items():
+        each = 100 * np.asarray(each)
+        (dots,) = trials.plot(each, ".", alpha=0.5)
+        trials.plot(np.maximum.accumulate(each), color=dots.get_color(), label=method)
+    trials.set(
+        xlabel="policy", ylabel="accuracy, %", title="Policies that were tried, and the best so far"
+    )
     trials.legend()
     figure.savefig(path, dpi=120)
 

@@ -197,7 +197,7 @@ def loop(steps: int) -> Any:
 def test_a_thousand_steps_compile_once_and_transfer_nothing() -> None:
     optimizer = optax.chain(
         optax.sgd(RATE, momentum=0.9),
-        jpq_jax.admm(jpq_jax.Budget(bits=BITS), rho=RHO, every=10, learning_rate=RATE),
+        jpq_jax.admm(jpq_jax.Budget(bits=BITS), rho=RHO, every=50, learning_rate=RATE),
     )
 
     @jax.jit

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compiled import AS_FOR_USERS, THOROUGH, gathered
+from compiled import THOROUGH, gathered
 from flax import linen, nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -37,6 +37,7 @@ def rows(**having: Any) -> pytest.MarkDecorator:
 distinct = {} if THOROUGH else {"alike": False}
 every_row = rows(**distinct)
 every_budget = rows(budgeted=True)
+every_distinct_budget = rows(budgeted=True, **distinct)
 every_transformation = rows(of_planner=False, **distinct)
 in_every_place = rows(of_planner=False)
 
@@ -168,8 +169,7 @@ def test_donated_state_and_params(row: Row) -> None:
         updates, state = optimizer.update(gradients(params), state, params)
         return optax.apply_updates(params, updates), state
 
-    keeping = jax.jit(step, compiler_options=AS_FOR_USERS)  # in whose kernels both round alike
-    donating = jax.jit(step, donate_argnums=(0, 1), compiler_options=AS_FOR_USERS)
+    keeping, donating = jax.jit(step), jax.jit(step, donate_argnums=(0, 1))
     params = make_params()
     state = optimizer.init(params)
     kept, kept_state = make_params(), optimizer.init(make_params())
@@ -228,7 +228,7 @@ def test_schedules(row: Row) -> None:
     assert optax.tree.norm(gap) > 1e-3
 
 
-@every_budget
+@every_distinct_budget
 def test_partition(row: Row) -> None:
     params = make_params()
     labels = {"conv": "compressed", "dense": "free"}
@@ -241,7 +241,7 @@ def test_partition(row: Row) -> None:
     chex.assert_trees_all_equal(codes["dense"], reached["dense"])
 
 
-@every_budget
+@every_distinct_budget
 def test_two_partitions_with_budgets_of_their_own(row: Row) -> None:
     params = make_params()
     groups = {"conv": chained(row), "dense": chained(row)}

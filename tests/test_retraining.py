@@ -167,7 +167,7 @@ def test_a_plan_is_made_by_the_first_update() -> None:
 
 def test_updates_of_large_clusters_are_all_counted() -> None:
     """More of one value than float32 can count one by one, and small updates."""
-    shape = (2**13, 2**12)
+    shape = (5 * 2**10, 2**12)
     params = {"kernel": jnp.ones(shape)}
     optimizer = jpq_jax.cluster_updates()
     init, update = (

@@ -234,7 +234,6 @@ def test_one_cost_for_all_is_no_cost() -> None:
     assert error(weights, costly) == pytest.approx(error(weights, plain), rel=1e-2)
 
 
-@pytest.mark.usefixtures("as_for_users")
 @pytest.mark.parametrize(
     ("granularity", "scale"),
     list(itertools.product([Element(), Channels()], [1e-12, 1e12]))
@@ -406,7 +405,7 @@ def test_plans_are_taken_and_checked() -> None:
         project({"other": weights["dense"]}, Budget(ratio=20), plan=plan)
 
 
-@pytest.mark.parametrize("name", ["2:4", "uniform channels"] if THOROUGH else ["uniform channels"])
+@pytest.mark.parametrize("name", ["2:4", "uniform channels"] if THOROUGH else ["2:4"])
 def test_in_training(name: str) -> None:
     """Params on the feasible set after every update, and codes that give the same weights."""
     weights = {k: jnp.asarray(w) for k, w in net(9).items()}
@@ -438,7 +437,9 @@ def test_in_training(name: str) -> None:
 def test_eight_devices_equal_one_and_gather_nothing() -> None:
     """A leaf of each of the treatments that the others are made of, of weights and costs whose sums are exact, whatever their order."""
     rng = np.random.default_rng(0)
-    names, shape = ("element", "2:4", "blocks", "inputs", "uniform channels"), (64, 32)
+    names, shape = ("element", "2:4", "uniform channels"), (64, 32)
+    if THOROUGH:
+        names += ("blocks", "inputs")
     weights, costs = {}, {}
     for name in names:
         weights[name] = (rng.integers(-99, 100, size=shape) / 64).astype(np.float32)
@@ -449,13 +450,12 @@ def test_eight_devices_equal_one_and_gather_nothing() -> None:
             weights, Budget(ratio=20), curvature=costs, plan=lambda path, _: TREATMENTS[path]
         )
 
-    program = jax.jit(coded, compiler_options=AS_FOR_USERS)
-    expected = program(weights, costs)
+    expected = jax.jit(coded)(weights, costs)
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
     with jax.set_mesh(mesh):
         placed = NamedSharding(mesh, P("x", "y"))
         spread = [jax.tree.map(lambda x: jax.device_put(x, placed), x) for x in (weights, costs)]
-        compiled = program.lower(*spread).compile()
+        compiled = jax.jit(coded, compiler_options=AS_FOR_USERS).lower(*spread).compile()
         codes = compiled(*spread)
     for name in names:
         np.testing.assert_array_equal(codes[name].code, expected[name].code, err_msg=name)

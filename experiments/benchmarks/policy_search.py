@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -26,11 +27,14 @@ from experiments.data import Dataset, load
 from experiments.files import read_found, write_json
 from experiments.model import Model, accuracy, build
 from experiments.models.pytorch_weights import load_pytorch
+from experiments.plots import draw_policy
 from experiments.provenance import provenance
 from experiments.publish import RESULTS
 from jpq_jax.policy.find import METHODS
 
+FIGURE = Path(__file__).parents[2] / "docs" / "policy.png"
 _BY_CHANCE = ("random", "evolution", "agent")  # a rule gives the same for any seed
+_TOLD = ("method", "seed", "searched_with", "validation", "spent", "trials", "seconds")
 
 
 def measured(
@@ -51,6 +55,8 @@ def measured(
         "spent": float(found.costs.bits) / limit,
         "trials": len(found.rewards),
         "seconds": seconds,
+        "rewards": np.asarray(found.rewards).tolist(),
+        "bits": {path: np.asarray(bits).tolist() for path, bits in found.bits.items()},
     }
 
 
@@ -74,15 +80,22 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return each
 
 
+def _draw(rows: list[dict[str, Any]]) -> None:
+    """What evolution found with the first seed, and how it and the others by chance got there."""
+    first = {row["method"]: row for row in rows if row["seed"] == 0}
+    rewards = {method: first[method]["rewards"] for method in _BY_CHANCE}
+    draw_policy(first["evolution"]["bits"], rewards, FIGURE)
+
+
 def main(
     checkpoint: tyro.conf.Positional[Path],
     data_dir: Path,
-    ratio: float = 8.0,
+    ratio: float = 12.0,
     evaluations: int = 300,
     seeds: int = 5,
     workdir: Path = Path("work/policy_search"),
 ) -> int:
-    """Searches, prints a table, writes experiments/results/policy_search.json.
+    """Searches, prints a table, writes experiments/results/policy_search.json and docs/policy.png.
 
     Args:
       checkpoint: resnet20_cifar10.safetensors.
@@ -106,7 +119,7 @@ def main(
                 continue
             rows.append(measured(model, dataset, method, ratio, evaluations, seed))
             write_json(path, {"settings": settings, "found": rows})
-            console.print(rows[-1])
+            console.print({key: rows[-1][key] for key in _TOLD})
     table = Table(title=f"ResNet-20 at {ratio:g}x without training, validation accuracy")
     for column in ("method", "seeds", "median", "least", "most"):
         table.add_column(column, justify="right")
@@ -114,7 +127,9 @@ def main(
         shares = (f"{100 * row[key]:.2f} %" for key in ("median", "least", "most"))
         table.add_row(row["method"], str(row["seeds"]), *shares)
     console.print(table)
-    found = {**settings, "summary": summary(rows), "rows": rows}
+    _draw(rows)
+    told = [{key: row[key] for key in _TOLD} for row in rows]
+    found = {**settings, "summary": summary(rows), "rows": told}
     write_json(RESULTS / "policy_search.json", {**found, **provenance()})
     return 0
 

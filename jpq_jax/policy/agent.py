@@ -4,7 +4,7 @@ controller then the bits of these, by one criterion of importance (Tang, Wei, Li
 The paper does not publish state, action and reward; these are ours, after AMC (He et al., 2018, arXiv 1802.03494) and HAQ (Wang et
 al., 2019, arXiv 1811.08886):
 
-- state of a layer: its kind, shape, place, share of size and of computation, the mean and spread of its channels' importance, whether
+- state of a layer: its kind, shape, stride, place, share of size and of computation, the mean and spread of its channels' importance, whether
   it decides for others, what the budget's share spent so far is, and the action before;
 - action: three numbers from 0 to 1, see `decisions.py`; what the budget does not allow is scaled down, and never punished;
 - reward: accuracy on the examples that are searched with, in units of its spread so far; every step of an episode gets it,
@@ -36,7 +36,7 @@ _NOISE, _CALM = 0.3, 0.03  # spread of exploration after these, and at the end
 _UPDATES = 200  # of the networks after a batch
 _SAMPLE = 128  # steps in one
 _RATE = 2e-3
-_FEATURES = 15
+_FEATURES = 16
 
 Weights = Any
 
@@ -152,7 +152,7 @@ def _episodes(
 
 
 def _features(setting: Setting) -> np.ndarray:
-    """[layers, 11], what does not change."""
+    """[layers, 12], what does not change."""
     network = setting.network
     layers = network.layers
     weights = np.array(
@@ -167,6 +167,7 @@ def _features(setting: Setting) -> np.ndarray:
         np.log2([layer.channels for layer in layers]) / 10,
         np.log2([layer.taps * layer.inputs.sum() for layer in layers]) / 15,
         np.log2([layer.positions for layer in layers]) / 20,
+        np.log2([layer.stride for layer in layers]) / 4,
         np.arange(len(layers)) / len(layers),
         weights / weights.sum(),
         macs / macs.sum(),

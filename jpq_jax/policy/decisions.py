@@ -64,7 +64,6 @@ class Decided(NamedTuple):
     """Attributes:
     policy: [channels of all layers] int32.
     actions: [layers, 3] float32, as they were allowed.
-    spent: [layers] float32, the cost before each, with the least for those after, by the limit.
     """
 
     policy: jax.Array

@@ -33,6 +33,7 @@ class Layer(NamedTuple):
     channels: how many outputs it has.
     taps: weights of one input and one output.
     positions: how often each weight is used for one example.
+    stride: of a convolution, over all its axes, as a product; 1 for others.
     inputs: [slots + 1], how many inputs each slot gives, and the last what is no slot.
     slots: [channels], where its outputs go; the number of slots for what cannot go.
     kind: "convolution", "grouped" or "dense".
@@ -43,6 +44,7 @@ class Layer(NamedTuple):
     channels: int
     taps: int
     positions: int
+    stride: int
     inputs: NDArray[np.int64]
     slots: NDArray[np.int64]
     kind: str
@@ -243,7 +245,10 @@ def _layer(
             inputs[-1] = shape[into]
         kind = "convolution" if groups == 1 else "grouped"
         taps = math.prod(shape[axis] for axis in places)
-        return Layer(path, leaf, shape[out], taps, positions, inputs, slots(roots[out]), kind)
+        stride = math.prod(eqn.params["window_strides"])
+        return Layer(
+            path, leaf, shape[out], taps, positions, stride, inputs, slots(roots[out]), kind
+        )
     summed = eqn.params["dimension_numbers"][0][operand]
     free = [axis for axis in range(len(shape)) if axis not in summed]
     each = [slots(roots[axis]) for axis in summed]
@@ -253,7 +258,7 @@ def _layer(
     others = [axis for i, axis in enumerate(summed) if i != along]
     taps = math.prod(shape[axis] for axis in (*others, *free[:-1]))
     return Layer(
-        path, leaf, shape[free[-1]], taps, positions, inputs, slots(roots[free[-1]]), "dense"
+        path, leaf, shape[free[-1]], taps, positions, 1, inputs, slots(roots[free[-1]]), "dense"
     )
 
 
