@@ -21,6 +21,7 @@ from experiments import model, stages, training
 from experiments.config import ModelName
 from experiments.data import Dataset, Split
 from experiments.models.convolution import convolved, convolved_and_pooled
+from experiments.models.mobilenet import SeparableConvolution
 from experiments.models.pytorch_weights import _KINDS, _NAMES, load_pytorch
 
 
@@ -52,6 +53,25 @@ WEIGHTS = {
     "vgg16_cifar10": (14_715_584, 14_728_266),
     "mobilenet": (4_209_088, 4_231_976),
 }
+
+
+def test_a_model_with_depthwise_convolutions_takes_fewer_channels() -> None:
+    class Two(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.first = SeparableConvolution(3, 8, 2, rngs=rngs)
+            self.second = SeparableConvolution(8, 5, 1, rngs=rngs)
+
+        def __call__(self, images: jax.Array) -> jax.Array:
+            return jnp.mean(self.second(self.first(images)), axis=(1, 2))
+
+    two = model.Model(*nnx.split(Two(nnx.Rngs(0)), nnx.Param, nnx.BatchStat))
+    variables, images = two.variables, jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
+    variables["first"]["pointwise"]["kernel"][...] *= (jnp.arange(8.0) % 2)[None, None, None]
+    shrunk = jpq_jax.shrink(two.logits, variables, images[:1])
+    small = model.refilled(two, shrunk.params)
+    assert small.params["second"]["depthwise"]["kernel"].shape == (3, 3, 1, 4)
+    expected = two.logits(variables, images)
+    np.testing.assert_allclose(small.logits(small.variables, images), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)

@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 _FIRST = 32  # channels of the first convolution
 # Channels that go out of each block, and the stride of its depthwise convolution.
@@ -26,6 +27,33 @@ _Convolution = functools.partial(nnx.Conv, use_bias=False)
 _Norm = functools.partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
+class Depthwise(nnx.Module):
+    """3x3 of each channel by itself, of as many channels as the kernel has, so that it may be given a smaller one; `nnx.Conv` goes by
+    the number that it was made for.
+
+    Args:
+      channels: that come in and go out.
+      stride: of both axes.
+      rngs: for the initial weights.
+    """
+
+    def __init__(self, channels: int, stride: int, *, rngs: nnx.Rngs):
+        initial = nnx.initializers.lecun_normal()(rngs.params(), (3, 3, 1, channels))
+        self.kernel = nnx.Param(initial)
+        self.stride = stride
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = jnp.asarray(self.kernel[...], x.dtype)
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (self.stride, self.stride),
+            [(1, 1), (1, 1)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=kernel.shape[-1],
+        )
+
+
 class SeparableConvolution(nnx.Module):
     """3x3 of each channel by itself, then 1x1 over all of them.
 
@@ -37,9 +65,7 @@ class SeparableConvolution(nnx.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
-        self.depthwise = _Convolution(
-            inputs, inputs, (3, 3), strides=stride, padding=1, feature_group_count=inputs, rngs=rngs
-        )
+        self.depthwise = Depthwise(inputs, stride, rngs=rngs)
         self.bn1 = _Norm(inputs, rngs=rngs)
         self.pointwise = _Convolution(inputs, outputs, (1, 1), rngs=rngs)
         self.bn2 = _Norm(outputs, rngs=rngs)
