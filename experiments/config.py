@@ -32,7 +32,7 @@ _BUDGETS = {
     "joint": ({"ratio"}, {"nbytes"}, {"density", "bits"}),
     "pruning": ({"density"},),
     "clustering": ({"bits"},),
-    "ye": ({"density", "bits"},),
+    "ye": ({"density", "bits"}, {"density"}, {"bits"}),
     "channelwise": ({"ratio"},),
 }
 _FEWEST_IMAGES = 45_000  # that a data set here trains on
@@ -75,9 +75,9 @@ class Config:
     """The budget: compression against float32 in the paper metric. Or give nbytes, or what else the method takes."""
     nbytes: int | None = None
     """The budget: bytes of the final file, everything in it counted; for the joint method."""
-    density: float | None = None
+    density: float | tuple[float, ...] | None = None
     """The budget as in the paper, with bits: bits times the sum of ceil(density x weights) over the kernels. For pruning and ye,
-    the share of all kernels' weights that is kept."""
+    the share of all kernels' weights that is kept; or that of each kernel in turn, in the order of the params."""
     bits: int | tuple[int, ...] | None = None
     """Bits per nonzero weight, with density; also every kernel's bit-width at the start. For clustering and ye they may be given for
     each kernel in turn, in the order of the params."""
@@ -92,7 +92,7 @@ class Config:
     method: Method = "admm"
     """admm is Yang et al.'s; joint trains latent weights through the joint projection; pruning and clustering do so through
     these alone; channelwise through a bit-width for each channel, searched before; ye prunes, retrains, clusters and retrains,
-    the first and the third by ADMM, in 35, 20, 30 and 15 % of the epochs."""
+    the first and the third by ADMM, in 35, 20, 30 and 15 % of the epochs; with a density or bits alone it is the half of this."""
     batch_size: int = 256
     """Images per step."""
     shift: int = 0
@@ -155,6 +155,13 @@ class Config:
     """Peak of their schedule, a cosine to 0; and of the two clustering stages of ye."""
 
     @property
+    def densities(self) -> tuple[float, ...]:
+        """The share of each kernel, or of all; none if it is not given."""
+        if self.density is None:
+            return ()
+        return self.density if isinstance(self.density, tuple) else (self.density,)
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """The bits of each kernel, or of all; none if they are not given."""
         if self.bits is None:
@@ -176,7 +183,11 @@ class Config:
                 self.nbytes is None or (self.method == "joint" and not self.finetune_epochs),
                 "the joint method without fine-tuning for a budget in bytes",
             ),
-            (self.density is None or 0 < self.density <= 1, "a density above 0, up to 1"),
+            (all(0 < share <= 1 for share in self.densities), "a density above 0, up to 1"),
+            (
+                not isinstance(self.density, tuple) or self.method in ("pruning", "ye"),
+                "one density, but for pruning and ye",
+            ),
             (all(1 <= bits <= 8 for bits in self.widths), "bits of 1 to 8"),
             (
                 not isinstance(self.bits, tuple) or self.method in ("clustering", "ye"),
@@ -211,7 +222,10 @@ class Config:
                 ),
                 "ye without warmup_epochs, finetune_epochs and pull, and with sgd",
             ),
-            (not self.iterative or self.method == "ye", "iterative only for ye"),
+            (
+                not self.iterative or (self.method == "ye" and self.bits is not None),
+                "iterative only for ye with bits",
+            ),
             (self.evaluations >= 1, "at least 1 evaluation"),
             (self.multiple >= 1, "a multiple of at least 1"),
             (self.epochs >= 1, "at least 1 epoch"),

@@ -138,10 +138,12 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Model, dict[str, Any]]:
     else:
         model = build(config.model, config.seed, config.units)
     kernels = [plan.path for plan in plan_leaves(model.params) if plan.compress]
-    if isinstance(config.bits, tuple) and len(config.bits) != len(kernels):
-        raise ValueError(
-            f"got bits {config.bits}, expected one number, or one for each of {', '.join(kernels)}"
-        )
+    for name in ("density", "bits"):
+        given = getattr(config, name)
+        if isinstance(given, tuple) and len(given) != len(kernels):
+            raise ValueError(
+                f"got {name} {given}, expected one number, or one for each of {', '.join(kernels)}"
+            )
     return dataset, model, claim_workdir(experiment)
 
 

@@ -20,7 +20,8 @@ DENSE = "dense"  # the name of the stage before compression
 FINE_TUNE = "fine-tune"  # and of the last, where there is one
 _REFITS = 20  # of the codebooks in an epoch of fine-tuning, as Yang et al. do
 _PROJECTIONS = 4  # of ADMM toward a plan in an epoch
-_YE_SHARES = (0.35, 0.2, 0.3, 0.15)  # of the epochs, for the stages of Ye et al.
+# Of the epochs, for the stages of Ye et al.: by ADMM, and retraining.
+_PRUNING_SHARES, _CLUSTERING_SHARES = (0.35, 0.2), (0.3, 0.15)
 _LEVELS = 4  # of its rho in a stage, each the cube root of 10 times the one before
 _FIRMER = 10.0  # is its rho while clustering: what pruning has left is curved more
 
@@ -31,11 +32,11 @@ def budget_of(config: Config, params: Any) -> jpq_jax.Budget:
         return jpq_jax.Budget(ratio=config.ratio)
     if config.nbytes is not None:
         return jpq_jax.Budget(nbytes=config.nbytes)
-    if config.density is None or not config.widths:
+    if not config.densities or not config.widths:
         raise ValueError("the config has neither a ratio nor a density and bits")
     kernels = compressed_leaves(params, jpq_jax.plan_leaves(params))
-    (width,) = config.widths
-    bits = width * sum(math.ceil(config.density * kernel.size) for kernel in kernels)
+    (density,), (width,) = config.densities, config.widths
+    bits = width * sum(math.ceil(density * kernel.size) for kernel in kernels)
     return jpq_jax.Budget(bits=bits)
 
 
@@ -57,13 +58,13 @@ def stages_of(
             Stage(DENSE, config.dense_epochs * steps, optax.chain(*_sgd(config, schedule)))
         )
     if config.method == "ye":
-        return [*stages, *_ye(config, steps)]
+        return [*stages, *_ye(config, params, steps)]
     for density, bits in (*config.before, (config.density, config.bits)):
         budget = dataclasses.replace(config, density=density, bits=bits, before=())
         compression = _compression(budget, params, steps, channel_bits, besides)
         stages.append(Stage("compress", config.epochs * steps, compression))
     if config.finetune_epochs:
-        stages.append(_FINE_TUNING[config.method](config, steps))
+        stages.append(_FINE_TUNING[config.method](config, params, steps))
     return stages
 
 
@@ -97,70 +98,102 @@ def _planner(config: Config, params: Any, steps: int, besides: int | None) -> jp
     if config.method == "clustering":
         return jpq_jax.clustering(config.bits or 1, zero=config.zero)
     if config.method == "pruning":
-        return _pruning(config, steps)
+        return _pruning(config, params, steps)
     budget = budget_of(config, params)
     ramp = _ramp(config, budget, params, steps)
     return jpq_jax.joint(budget, budget_schedule=ramp, besides=besides)
 
 
-def _ye(config: Config, steps: int) -> list[Stage]:
-    """Prune, retrain what is left, cluster it, retrain the clusters (Ye et al., 2018, arXiv 1811.01907).
+def _ye(config: Config, params: Any, steps: int) -> list[Stage]:
+    """Prune, retrain what is left, cluster it, retrain the clusters (Ye et al., 2018, arXiv 1811.01907); or one of both alone.
 
     Clusters are retrained, and found by ADMM, at the rate of fine-tuning: a cluster that moves as a whole goes far.
     """
-    prune, retrain, cluster, recluster = (epochs * steps for epochs in _ye_epochs(config.epochs))
-    values = jpq_jax.clustering(config.bits or 1, zero=False)
-    mask = jpq_jax.mask_updates()
-
-    def sgd(peak: float, steps: int) -> optax.GradientTransformation:
-        return optax.chain(*_sgd(config, _schedule(peak, 0, steps)))
-
-    def toward(
-        planner: jpq_jax.Planner, rho: float, peak: float, steps: int
-    ) -> optax.GradientTransformationExtraArgs:
-        rises = optax.exponential_decay(rho, steps // _LEVELS, 10 ** (1 / 3), staircase=True)
-        pulled = jpq_jax.admm_to(planner, rho=rises, every=every)
-        # What is clipped is the loss's gradient, and not the pull.
-        loose = dataclasses.replace(config, clip=None)
-        return optax.chain(*_clipping(config), pulled, *_sgd(loose, _schedule(peak, 0, steps)))
-
-    every = max(steps // _PROJECTIONS, 1)
-    fast, slow = config.learning_rate, config.finetune_learning_rate
-    ramp = min(config.ramp_epochs, prune // steps)
-    gradual = _pruning(dataclasses.replace(config, ramp_epochs=ramp), steps)
-    still = jpq_jax.project_params(jpq_jax.pruning(config.density or 1.0), every=steps)
-    if config.iterative:
-        # Slower toward the end, which comes with the last projection.
-        share = optax.polynomial_schedule(0.0, 1.0, 2, max(cluster - every, 1))
-        freezing = jpq_jax.freeze_shares(values, share, every=every)
-        clustered = optax.chain(sgd(fast, cluster), mask, freezing)
-    else:
-        clustered = optax.chain(toward(values, _FIRMER * config.rho, slow, cluster), mask)
+    halves, shares = [], ()
+    if config.density is not None:
+        halves, shares = [_pruned_by_admm], _PRUNING_SHARES
+    if config.bits is not None:
+        halves, shares = [*halves, _clustered_by_admm], shares + _CLUSTERING_SHARES
+    lengths = (epochs * steps for epochs in _epochs_by(shares, config.epochs))
     return [
-        Stage("prune", prune, toward(gradual, config.rho, fast, prune)),
-        Stage("retrain", retrain, optax.chain(sgd(fast, retrain), mask, still), inherit=projected),
-        Stage("cluster", cluster, clustered),
-        Stage(
-            "retrain clusters",
-            recluster,
-            optax.chain(sgd(slow, recluster), jpq_jax.cluster_updates()),
-            inherit=projected,
-        ),
+        stage
+        for half in halves
+        for stage in half(config, params, steps, next(lengths), next(lengths))
     ]
 
 
-def _ye_epochs(epochs: int) -> list[int]:
+def _pruned_by_admm(
+    config: Config, params: Any, steps: int, length: int, retraining: int
+) -> list[Stage]:
+    fast = config.learning_rate
+    ramp = min(config.ramp_epochs, length // steps)
+    gradual = _pruning(dataclasses.replace(config, ramp_epochs=ramp), params, steps)
+    still = jpq_jax.project_params(jpq_jax.pruning(_kept(config, params)), every=steps)
+    masked = optax.chain(_cooling(config, fast, retraining), jpq_jax.mask_updates(), still)
+    return [
+        Stage("prune", length, _toward(config, gradual, config.rho, fast, length, steps)),
+        Stage("retrain", retraining, masked, inherit=projected),
+    ]
+
+
+def _clustered_by_admm(
+    config: Config, params: Any, steps: int, length: int, retraining: int
+) -> list[Stage]:
+    """Of what is not zero already, unless zero is to be one of the values."""
+    del params
+    fast, slow = config.learning_rate, config.finetune_learning_rate
+    values = jpq_jax.clustering(config.bits or 1, zero=config.zero and config.density is None)
+    if config.iterative:
+        every = max(steps // _PROJECTIONS, 1)
+        # Slower toward the end, which comes with the last projection.
+        share = optax.polynomial_schedule(0.0, 1.0, 2, max(length - every, 1))
+        freezing = jpq_jax.freeze_shares(values, share, every=every)
+        clustered = optax.chain(_cooling(config, fast, length), jpq_jax.mask_updates(), freezing)
+    else:
+        pulled = _toward(config, values, _FIRMER * config.rho, slow, length, steps)
+        clustered = optax.chain(pulled, jpq_jax.mask_updates())
+    together = optax.chain(_cooling(config, slow, retraining), jpq_jax.cluster_updates())
+    return [
+        Stage("cluster", length, clustered),
+        Stage("retrain clusters", retraining, together, inherit=projected),
+    ]
+
+
+def _cooling(config: Config, peak: float, length: int) -> optax.GradientTransformation:
+    return optax.chain(*_sgd(config, _schedule(peak, 0, length)))
+
+
+def _toward(
+    config: Config, planner: jpq_jax.Planner, rho: float, peak: float, length: int, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """ADMM, for so many steps, of which an epoch has `steps`."""
+    rises = optax.exponential_decay(rho, length // _LEVELS, 10 ** (1 / 3), staircase=True)
+    pulled = jpq_jax.admm_to(planner, rho=rises, every=max(steps // _PROJECTIONS, 1))
+    # What is clipped is the loss's gradient, and not the pull.
+    loose = dataclasses.replace(config, clip=None)
+    return optax.chain(*_clipping(config), pulled, _cooling(loose, peak, length))
+
+
+def _epochs_by(shares: tuple[float, ...], epochs: int) -> list[int]:
     """Of the stages, together as many, but at least one each."""
-    later = [max(round(share * epochs), 1) for share in _YE_SHARES[1:]]
+    later = [max(round(share / sum(shares) * epochs), 1) for share in shares[1:]]
     return [max(epochs - sum(later), 1), *later]
 
 
-def _pruning(config: Config, steps: int) -> jpq_jax.Planner:
-    keep = config.density or 1.0
+def _kept(config: Config, params: Any) -> float | dict[str, float]:
+    """As `pruning` takes it."""
+    if isinstance(config.density, tuple):
+        paths = [plan.path for plan in jpq_jax.plan_leaves(params) if plan.compress]
+        return dict(zip(paths, config.density, strict=True))
+    return config.density or 1.0
+
+
+def _pruning(config: Config, params: Any, steps: int) -> jpq_jax.Planner:
+    keep = _kept(config, params)
     if not config.ramp_epochs:
         return jpq_jax.pruning(keep)
     fall = optax.polynomial_schedule(
-        1 / max(keep, 1e-9), 1.0, config.ramp_power, config.ramp_epochs * steps
+        1 / max(min(config.densities), 1e-9), 1.0, config.ramp_power, config.ramp_epochs * steps
     )
     return jpq_jax.pruning(keep, keep_schedule=fall)
 
@@ -190,29 +223,31 @@ def _retraining(config: Config, steps: int) -> tuple[int, list[optax.GradientTra
 
 
 def _fine_tuning(
-    config: Config, steps: int, bits: str, inherit: Callable[[Any, Any], Any]
+    config: Config, params: Any, steps: int, bits: str, inherit: Callable[[Any, Any], Any]
 ) -> Stage:
     """With the support and the bit-widths held, straight through. bits: the field of the state that has them."""
+    del params
     total, sgd = _retraining(config, steps)
     inner = optax.chain(*sgd, jpq_jax.mask_updates())
     held = jpq_jax.latent(inner, jpq_jax.clustering(1), every=max(steps // _REFITS, 1))
     return Stage(FINE_TUNE, total, held, inherit, {"clustered_bits": bits})
 
 
-def _masked_retraining(config: Config, steps: int) -> Stage:
+def _masked_retraining(config: Config, params: Any, steps: int) -> Stage:
     total, sgd = _retraining(config, steps)
-    keep = jpq_jax.project_params(jpq_jax.pruning(config.density or 1.0), every=steps)
+    keep = jpq_jax.project_params(jpq_jax.pruning(_kept(config, params)), every=steps)
     masked = optax.chain(*sgd, jpq_jax.mask_updates(), keep)
     return Stage(FINE_TUNE, total, masked, projected)
 
 
-def _cluster_retraining(config: Config, steps: int) -> Stage:
+def _cluster_retraining(config: Config, params: Any, steps: int) -> Stage:
+    del params
     total, sgd = _retraining(config, steps)
     clusters = optax.chain(*sgd, jpq_jax.cluster_updates())
     return Stage(FINE_TUNE, total, clusters, projected)
 
 
-_FINE_TUNING: dict[str, Callable[[Config, int], Stage]] = {
+_FINE_TUNING: dict[str, Callable[[Config, Any, int], Stage]] = {
     "admm": functools.partial(_fine_tuning, bits="leaf_bits", inherit=as_they_are),
     # The joint method's params need not keep to the budget between two plans.
     "joint": functools.partial(_fine_tuning, bits="joint_leaf_bits", inherit=projected),

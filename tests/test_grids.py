@@ -139,9 +139,10 @@ def test_few_values(w: np.ndarray, grid: Any, zero: bool):
         np.testing.assert_allclose(got, w, rtol=1e-3)
 
 
-def test_bits_by_path_and_kept_values():
+@pytest.mark.parametrize("refit", [True, False])
+def test_bits_by_path_and_values_that_are_refitted_or_kept(refit: bool):
     params = {"a": jnp.asarray(normal()), "b": jnp.asarray(normal(seed=1))}
-    planner = jpq_jax.clustering({"b": 3, "a": 1}, refit=False)
+    planner = jpq_jax.clustering({"b": 3, "a": 1}, refit=refit)
     optimizer = jpq_jax.latent(optax.sgd(1.0), planner, every=1)
     state = optimizer.init(params)
     values = []
@@ -152,7 +153,14 @@ def test_bits_by_path_and_kept_values():
         codes = jpq_jax.finalize(params, state)
         values.append(optax.tree.get(state, "clustered_levels"))
     assert [int(codes[name].bits) for name in "ab"] == [1, 3]
-    np.testing.assert_array_equal(values[0], values[-1])
+    if refit:
+        latents = np.asarray(optax.tree.get(state, "latents")["a"])
+        code, codebook = np.asarray(codes["a"].code), np.asarray(codes["a"].codebook)
+        for value in np.unique(code[code != 0]):
+            assert codebook[value] == pytest.approx(latents[code == value].mean(), rel=1e-2)
+        assert np.abs(values[0] - values[-1]).max() > 0.01
+    else:
+        np.testing.assert_array_equal(values[0], values[-1])
     with pytest.raises(ValueError, match=r"got bits for \['a'\], expected for each of"):
         jpq_jax.latent(optax.sgd(1.0), jpq_jax.clustering({"a": 2})).init(params)
 

@@ -283,6 +283,31 @@ def test_every_preset_has_its_stages(name: str) -> None:
         assert stages.stages_of(settings, net, steps=10)
 
 
+def test_pruning_and_clustering_by_admm_may_be_had_alone() -> None:
+    both = dataclasses.replace(
+        configuration.presets("lenet5_mnist")["ye-joint"], epochs=100, iterative=False
+    )
+    net = jax.eval_shape(lambda: model.build("lenet5", seed=0).params)
+    shares = (0.2, 0.08, 0.009, 0.07)  # of the layers, as published for 71 times fewer weights
+    pruning = dataclasses.replace(both, density=shares, bits=None)
+    clustering = dataclasses.replace(both, density=None)
+    whole, pruned, clustered = (
+        stages.stages_of(settings, net, steps=10) for settings in (both, pruning, clustering)
+    )
+    assert [(s.name, s.steps) for s in whole] == [
+        ("prune", 350),
+        ("retrain", 200),
+        ("cluster", 300),
+        ("retrain clusters", 150),
+    ]
+    assert [(s.name, s.steps) for s in pruned] == [("prune", 640), ("retrain", 360)]
+    assert [(s.name, s.steps) for s in clustered] == [("cluster", 670), ("retrain clusters", 330)]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), net)
+    for stage in pruned:
+        most = optax.tree.get(stage.optimizer.init(zeros), "pruned_most")
+        np.testing.assert_array_equal(most, [100, 2000, 3600, 350])
+
+
 def test_clusters_found_by_and_by_hold_every_weight_that_is_left() -> None:
     """All are at the values of their leaf after the stage, and what was pruned stays so."""
     settings = dataclasses.replace(

@@ -133,6 +133,32 @@ def test_no_action_exceeds_the_budget(cost: Any):
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "taylor", "norm"])
+def test_importance_is_of_all_that_shares_a_slot(criterion: Any):
+    """By float64 NumPy: two layers that are added, and the norm of the sum."""
+    draw = np.random.default_rng(0)
+    shapes = {"left": (4, 6), "right": (5, 6), "scale": (6,), "last": (6, 3)}
+    params = {k: draw.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+    gradients = {k: draw.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        h = x[:, :4] @ params["left"] + x[:, 4:] @ params["right"]
+        return jax.nn.relu(h * params["scale"][None]) @ params["last"]
+
+    network = network_of(apply, params, jnp.ones((1, 9)))
+    w, g = ({k: np.float64(v) for k, v in tree.items()} for tree in (params, gradients))
+    both = np.concatenate([w["left"], w["right"]])
+    by_first_order = np.concatenate([w["left"] * g["left"], w["right"] * g["right"]])
+    of_slots, of_last = {
+        "magnitude": (np.sqrt((both**2).mean(axis=0)), np.sqrt((w["last"] ** 2).mean(axis=0))),
+        "taylor": (np.abs(by_first_order.sum(axis=0)), np.abs((w["last"] * g["last"]).sum(axis=0))),
+        "norm": (np.abs(w["scale"]), np.full(3, np.abs(w["scale"]).max())),
+    }[criterion]
+    found = by_path(network, importance_of(network, params, criterion, gradients))
+    for path, expected in (("left", of_slots), ("right", of_slots), ("last", of_last)):
+        np.testing.assert_allclose(found[path], expected, rtol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "taylor", "norm"])
 def test_the_least_important_slots_go_first(criterion: Any):
     net, network = residual()
     gradients = jax.tree.map(lambda w: jnp.cos(37 * w), net.params)

@@ -306,6 +306,14 @@ BAD_COMMANDS = {
         ("lenet5_mnist", "--preset=ye-joint", "--dense_epochs=1", "--bits", "3", "2"),
         "expected one number, or one for each of conv1/kernel, conv2/kernel, fc1/kernel, fc2/kernel",
     ),
+    "densities for each kernel": (
+        ("lenet5_mnist", "--preset=paper", "--density", "0.3", "0.2"),
+        "one density, but for pruning and ye",
+    ),
+    "densities for too few kernels": (
+        ("lenet5_mnist", "--preset=pruning", "--dense_epochs=1", "--density", "0.3", "0.2"),
+        "got density (0.3, 0.2), expected one number, or one for each of conv1/kernel",
+    ),
     "too many bits": (("lenet5_mnist", "--preset=ye-joint", "--bits", "3", "9"), "bits of 1 to 8"),
     "admm with a ramp": (
         ("lenet5_mnist", "--preset=admm", "--ramp_epochs=2"),

@@ -13,6 +13,7 @@ import pytest
 from compiled import THOROUGH
 from flax import nnx
 from networks import Residual, image, nets, nnx_net
+from safetensors.numpy import load_file
 
 import jpq_jax
 
@@ -194,7 +195,7 @@ def test_codes_stay_codes(tmp_path: Any):
     np.testing.assert_allclose(two_layers(small, x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_an_nnx_module_of_the_smaller_params():
+def test_an_nnx_module_of_the_smaller_params(tmp_path: Any):
     net = nnx_net(Residual(nnx.Rngs(0)), image())
     params = pruned(net.params, np.random.default_rng(1))
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
@@ -202,6 +203,11 @@ def test_an_nnx_module_of_the_smaller_params():
         assert size(shrunk.params) < size(params)
         expected = net.apply(params, image())
         np.testing.assert_allclose(net.apply(shrunk.params, image()), expected, atol=1e-4)
+    path = tmp_path / "small.safetensors"
+    jpq_jax.write_safetensors(path, shrunk.params)
+    stored = {name.replace(".", "/"): leaf for name, leaf in load_file(path).items()}
+    for name, leaf in jpq_jax.leaves_with_paths(shrunk.params):
+        np.testing.assert_array_equal(stored[name], leaf, err_msg=name)
 
 
 def convolved(params: Any, x: jax.Array, padding: str) -> jax.Array:

@@ -80,6 +80,40 @@ def test_it_is_admm_step_by_step(penalty: Any):
     np.testing.assert_allclose(residuals, [9, primal, dual, *scales], rtol=1e-4)
 
 
+def on_a_step(values: np.ndarray) -> bool:
+    ratio = values / np.abs(values).min()
+    return np.allclose(ratio, np.round(ratio), atol=1e-3)
+
+
+def are_powers_of_two(values: np.ndarray) -> bool:
+    return set(np.abs(np.frexp(values)[0])) == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("planner", "most", "holds"),
+    [
+        (jpq_jax.joint(jpq_jax.Budget(bits=30)), 30, None),
+        (jpq_jax.pruning({"kernel": 0.25}), 12, None),
+        (jpq_jax.clustering(1, zero=False), 48, None),
+        (jpq_jax.clustering(2, grid="uniform"), 48, on_a_step),
+        (jpq_jax.clustering(2, grid="power-of-two"), 48, are_powers_of_two),
+    ],
+    ids=["joint", "share of a leaf", "codebook", "uniform", "power-of-two"],
+)
+def test_any_plan_is_what_weights_are_pulled_to(planner: Any, most: int, holds: Any):
+    """By a strong pull the weights themselves come near the feasible set, so that ending in it costs little."""
+    optimizer = optax.chain(
+        jpq_jax.admm_to(planner, rho=optax.linear_schedule(1.0, 8.0, 100), every=5),
+        optax.sgd(0.1),
+    )
+    got, state = train(optimizer, 150)
+    codes = jpq_jax.finalize({"kernel": jnp.asarray(got, jnp.float32)}, state)["kernel"]
+    ended = np.asarray(codes if isinstance(codes, jax.Array) else jpq_jax.dequantize(codes))
+    assert 0 < np.count_nonzero(ended) <= most
+    assert np.linalg.norm(got - ended) < 0.1 * np.linalg.norm(ended)
+    assert holds is None or holds(ended[ended != 0].astype(np.float64))
+
+
 def test_the_dual_variable_is_kept_when_rho_is_set_from_outside():
     """As `optax.inject_hyperparams` lets a user do, who then knows no schedule."""
     make = optax.inject_hyperparams(
@@ -262,3 +296,27 @@ def test_frozen_weights_are_at_their_values_though_updates_are_narrow():
     updates, _ = freeze.update(narrow, freeze.init(params), params)
     reached = np.asarray(optax.apply_updates(params, updates)["kernel"])
     assert len(np.unique(reached.round(5))) <= 4  # p + (q - p) is q to the last places
+
+
+def test_leaves_may_be_put_to_their_values_one_after_the_other():
+    params = {name: jnp.asarray(w, jnp.float32) for name, w in (("a", target()), ("b", target()))}
+    values = jpq_jax.clustering(2, zero=False)
+    first = jpq_jax.freeze_shares(values, 1.0, every=1, where=lambda path, _: path == "a")
+    then = jpq_jax.freeze_shares(
+        values,
+        lambda count: jnp.where(count < 5, 0.0, 1.0),
+        every=1,
+        where=lambda path, _: path == "b",
+    )
+    optimizer = optax.chain(optax.sgd(0.01), first, then)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    numbers = []
+    for _ in range(8):
+        updates, state = update(params, state, params)
+        params = optax.apply_updates(params, updates)
+        # Added to a weight for the first time, what is missing to its value leaves a last digit.
+        numbers.append([len(np.unique(np.round(params[name], 5))) for name in "ab"])
+    assert numbers == [*5 * [[4, 48]], *3 * [[4, 4]]]
+    codes = jpq_jax.finalize(params, state)
+    for name in "ab":
+        np.testing.assert_array_equal(jpq_jax.dequantize(codes)[name], params[name])
