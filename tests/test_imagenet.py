@@ -193,6 +193,12 @@ def test_records_of_tensorflow_datasets(tmp_path: Path, capsys: pytest.CaptureFi
     assert (len(found.train.indices), len(found.validation.indices)) == (33, 3)
     for images, labels in all_of(found.test, 3):
         np.testing.assert_allclose(images[..., 0].mean((1, 2)), 40 * labels, atol=4)
+    (info,) = tmp_path.glob("imagenet2012/*/dataset_info.json")
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    for path in info.parent.glob("*.array_record-*"):
+        path.rename(str(path).replace("array_record", "tfrecord"))
+    with pytest.raises(ValueError, match=r'tfrecord.*file_format="array_record"'):
+        imagenet.open_imagenet(tmp_path)
 
 
 class Tiny(nnx.Module):

@@ -112,7 +112,10 @@ class RecordSource:
     def __init__(self, folder: Path, split: str) -> None:
         import tensorflow_datasets as tfds  # takes seconds
 
+        from .records import check_format
+
         builder: Any = tfds.builder_from_directory(folder)
+        check_format(builder.info, folder)
         whole = {"image": tfds.decode.SkipDecoding()}
         self._records: Any = builder.as_data_source(split, decoders=whole)
 
@@ -132,7 +135,7 @@ def open_imagenet(data_dir: str | Path) -> ImageNet:
 
     Raises:
       FileNotFoundError: if it holds neither.
-      ValueError: for a class in val/ that train/ lacks.
+      ValueError: for a class in val/ that train/ lacks, or records that cannot be read without TensorFlow.
     """
     root = Path(data_dir).expanduser()
     prepared = sorted(path.parent for path in root.glob("imagenet2012/*/dataset_info.json"))

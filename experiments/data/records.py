@@ -124,8 +124,8 @@ def read_records(folder: Path, image_shape: tuple[int, ...]) -> dict[str, Split]
 
 
 # `Any` stands for builders and their parts: TFDS's types don't tell that features are a mapping.
-def _check_contents(info: Any, folder: Path, image_shape: tuple[int, ...]) -> None:
-    features, splits = info.features, set(info.splits)
+def check_format(info: Any, folder: Path) -> None:
+    """Raises ValueError if TensorFlow would be needed to read the records."""
     if not info.available_file_formats() & tfds.core.FileFormat.with_random_access():
         raise ValueError(
             f"{folder} holds records in the format {info.file_format.value}, which cannot be read "
@@ -133,6 +133,11 @@ def _check_contents(info: Any, folder: Path, image_shape: tuple[int, ...]) -> No
             f"directory: tfds.builder({info.name!r}, data_dir=DIRECTORY, "
             'file_format="array_record").download_and_prepare()'
         )
+
+
+def _check_contents(info: Any, folder: Path, image_shape: tuple[int, ...]) -> None:
+    check_format(info, folder)
+    features, splits = info.features, set(info.splits)
     if not {"train", "test"} <= splits:
         raise ValueError(f'{folder} has the splits {sorted(splits)}, expected "train" and "test"')
     if not {"image", "label"} <= set(features):
