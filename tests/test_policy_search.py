@@ -21,6 +21,7 @@ from jpq_jax.policy.allocation import (
     uniform_policy,
 )
 from jpq_jax.policy.decisions import ACTIONS, cost_of, decided
+from jpq_jax.policy.evaluation import accuracies
 from jpq_jax.policy.find import METHODS
 from jpq_jax.policy.network import by_path, costs, network_of
 from jpq_jax.policy.search import evolution, random_search
@@ -44,6 +45,21 @@ def test_a_limit_that_is_met_exactly_is_kept_to():
         ValueError, match=f"got a limit of {least - 1:.0f} bits, expected at least {least:.0f}"
     ):
         toy.setting(least - 1)
+
+
+def test_policies_may_be_measured_side_by_side():
+    toy = Toy()
+    policies = jax.random.randint(jax.random.key(0), (5, 6), 0, 9)
+    expected = toy.accuracies(policies)
+    for at_once in (2, 8):
+        measure = accuracies(toy.network, toy.params, toy.tables, toy.right, at_once)
+        np.testing.assert_allclose(measure(policies), expected, rtol=1e-5)
+    found = jpq_jax.find_policy(
+        toy.apply, toy.params, toy.x[:1], toy.right, limit=80, method="lagrangian", at_once=2
+    )
+    assert len(found.rewards) == 4
+    with pytest.raises(ValueError, match="got at_once=0"):
+        jpq_jax.find_policy(toy.apply, toy.params, toy.x[:1], toy.right, limit=80, at_once=0)
 
 
 def test_an_accuracy_that_is_none_does_not_end_the_agent():

@@ -66,6 +66,7 @@ def find_policy(
     shared: bool = True,
     multiple: int = 1,
     empty: bool = False,
+    at_once: int = 1,
     where: Where = None,
     progress: Progress | None = None,
 ) -> Policy:
@@ -91,6 +92,7 @@ def find_policy(
         no faster.
       empty: whether a layer may be left without channels, as within a residual block that is not needed; such models take
         `shrink(..., empty=True)`; `channelwise` then takes no bits for what has no elements.
+      at_once: how many policies are measured side by side, by `jax.vmap`, and not one after the other; more pays on accelerators.
       where: which leaves, as in `plan_leaves`.
       progress: told how far the search is, after every few policies.
 
@@ -99,14 +101,14 @@ def find_policy(
         evaluations; accuracies that are all NaN; or a limit that not even the least policy keeps to: one bit for the channels that
         stay, a tenth of each layer's that may go, rounded up to a multiple, or none of them with `empty`.
     """
-    _check(method, evaluations, multiple, params)
+    _check(method, params, evaluations=evaluations, multiple=multiple, at_once=at_once)
     network = network_of(apply, params, example, where=where)
     importance = importance_of(network, params, criterion, gradients)
     setting = setting_of(
         network, importance, cost, limit, shared=shared, multiple=multiple, empty=empty
     )
     tables = tables_of(network, params)
-    measure = accuracies(network, params, tables, right)
+    measure = accuracies(network, params, tables, right, at_once)
     if progress is not None:
         measure = _told(measure, progress)
     found = _found(setting, tables, measure, method, evaluations, seed)
@@ -119,15 +121,14 @@ def find_policy(
     )
 
 
-def _check(method: str, evaluations: int, multiple: int, params: PyTree) -> None:
+def _check(method: str, params: PyTree, **numbers: int) -> None:
     if method not in METHODS:
         raise ValueError(
             f"find_policy: got method={method!r}, expected one of {', '.join(METHODS)}"
         )
-    if evaluations < 1:
-        raise ValueError(f"find_policy: got evaluations={evaluations}, expected at least 1")
-    if multiple < 1:
-        raise ValueError(f"find_policy: got multiple={multiple}, expected at least 1")
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"find_policy: got {name}={number}, expected at least 1")
     for path, leaf in leaves_with_paths(params):
         if not isinstance(leaf, jax.Array | np.ndarray):  # codes among others
             raise ValueError(
