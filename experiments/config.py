@@ -234,6 +234,7 @@ class Config:
             (self.finetune_epochs >= 0, "finetune_epochs of at least 0"),
             (0 <= self.ramp_epochs <= self.epochs, "at most as many ramp_epochs as epochs"),
             (self.replan_every >= 1, "replan_every of at least 1"),
+            (self.train_images is None or self.train_images >= 1, "at least 1 training image"),
             (
                 1 <= self.batch_size <= (self.train_images or _FEWEST_IMAGES),
                 "batches no larger than the data",

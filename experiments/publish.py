@@ -7,7 +7,6 @@ accuracy as experiments/artifacts/NAME.jpq.
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import tyro
 
 from experiments.files import write_json
+from jpq_jax.artifact.file import write_whole
 
 _HERE = Path(__file__).parent
 RESULTS, ARTIFACTS = _HERE / "results", _HERE / "artifacts"
@@ -49,7 +49,8 @@ def publish(name: str, workdirs: list[Path]) -> dict[str, Any]:
     }
     for folder in (RESULTS, ARTIFACTS):
         folder.mkdir(exist_ok=True)
-    shutil.copyfile(workdirs[chosen] / "artifact.jpq", ARTIFACTS / f"{name}.jpq")
+    artifact = (workdirs[chosen] / "artifact.jpq").read_bytes()
+    write_whole(ARTIFACTS / f"{name}.jpq", artifact)
     write_json(RESULTS / f"{name}.json", record)
     return record
 
@@ -82,7 +83,7 @@ def main(name: tyro.conf.Positional[str], workdirs: tyro.conf.Positional[list[Pa
     """
     try:
         print(json.dumps(publish(name, workdirs)["median"]))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

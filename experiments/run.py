@@ -22,7 +22,7 @@ from experiments.model import Model, build, narrow
 from experiments.models.pytorch_weights import load_pytorch
 from experiments.provenance import provenance
 from jpq_jax.plan import plan_leaves
-from jpq_jax.policy.decisions import InfeasibleError
+from jpq_jax.vocabulary import InfeasibleError
 
 _USAGE = """usage: python -m experiments.run CONFIG [--preset=NAME] [--key=value ...]
 
@@ -128,6 +128,10 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Model, dict[str, Any]]:
         )
     dataset = load(config.dataset, config.data_dir).with_train_images(config.train_images)
     dataset = dataset.with_all_trained_on() if config.all_images else dataset
+    if dataset.train.size < config.batch_size:
+        raise ValueError(
+            f"got batches of {config.batch_size} images, expected at most {dataset.train.size}, which there are"
+        )
     if jax.process_count() > 1 and not isinstance(dataset.train, Part):
         raise ValueError(
             f"{config.dataset} is held whole by each process; got {jax.process_count()}, expected 1"

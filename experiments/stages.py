@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ import optax
 import jpq_jax
 from experiments.config import Config
 from jpq_jax.plan import capacity, compressed_leaves
+from jpq_jax.projection.pruning import rounded_up
 from jpq_jax.recipe import Stage, as_they_are, projected
 
 DENSE = "dense"  # the name of the stage before compression
@@ -36,7 +36,7 @@ def budget_of(config: Config, params: Any) -> jpq_jax.Budget:
         raise ValueError("the config has neither a ratio nor a density and bits")
     kernels = compressed_leaves(params, jpq_jax.plan_leaves(params))
     (density,), (width,) = config.densities, config.widths
-    bits = width * sum(math.ceil(density * kernel.size) for kernel in kernels)
+    bits = width * sum(rounded_up(density, kernel.size) for kernel in kernels)
     return jpq_jax.Budget(bits=bits)
 
 

@@ -29,6 +29,7 @@ from experiments.norms import in_few_digits, seen_by_norms
 from experiments.progress import progress_bar
 from experiments.stages import DENSE, FINE_TUNE, stages_of
 from jpq_jax.recipe import Stage, started
+from jpq_jax.vocabulary import InfeasibleError
 
 History = list[dict[str, Any]]
 
@@ -200,6 +201,7 @@ def train(
 
     Raises:
       FloatingPointError: if the loss is no longer finite.
+      InfeasibleError: for a budget in bytes that no file keeps to.
     """
     steps = dataset.train.size // config.batch_size
     stages = stages_of(config, model.params, steps, bits, _besides(config, model))
@@ -356,11 +358,19 @@ def _finalized(config: Config, snapshot: Snapshot, norms: Callable[[Any, Any], A
 
 
 def _besides(config: Config, model: Model) -> int | None:
-    """Bytes of a file without any weights, where a budget in bytes has statistics to pay for."""
-    if config.nbytes is None or not jax.tree.leaves(model.statistics):
+    """Bytes of a file without any weights, where a budget in bytes has statistics to pay for.
+
+    Raises InfeasibleError for a budget that even these exceed.
+    """
+    if config.nbytes is None:
         return None
     nothing = jax.tree.map(jnp.zeros_like, model.params)
-    return jpq_jax.artifact.file_bytes(joined(nothing, in_few_digits(model.statistics)))
+    least = jpq_jax.artifact.file_bytes(joined(nothing, in_few_digits(model.statistics)))
+    if config.nbytes < least:
+        raise InfeasibleError(
+            f"got a budget of {config.nbytes} bytes, expected at least {least}: what a file of zeros takes"
+        )
+    return least if jax.tree.leaves(model.statistics) else None
 
 
 def _line(row: dict[str, Any]) -> str:

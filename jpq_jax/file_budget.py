@@ -10,7 +10,7 @@ import jax
 
 from jpq_jax import artifact
 from jpq_jax.artifact.record import Extras, fewest_bytes
-from jpq_jax.vocabulary import PyTree, is_codes
+from jpq_jax.vocabulary import InfeasibleError, PyTree, is_codes
 
 _ENOUGH = 0.997  # of the budget
 _ROUNDS = 24
@@ -57,7 +57,7 @@ def largest_within(
       extras: that the file will be saved with.
 
     Raises:
-      ValueError: for a budget that even zeros exceed, or that readers refuse for so many weights.
+      InfeasibleError: for a budget that even zeros exceed, or that readers refuse for so many weights.
     """
 
     def tried(at: float) -> Tried:
@@ -68,7 +68,7 @@ def largest_within(
     found = tried(at)
     fewest = fewest_bytes(_weights(found.codes))
     if nbytes < fewest:
-        raise ValueError(
+        raise InfeasibleError(
             f"got a budget of {nbytes} bytes, expected at least {fewest}: readers refuse so many weights in less"
         )
     best: float | None = None
@@ -88,7 +88,7 @@ def largest_within(
         del found  # before there is another: a large model's codes are to be held once
         found = tried(at)
     if best is None:
-        raise ValueError(
+        raise InfeasibleError(
             f"got a budget of {nbytes} bytes, expected at least {tried(prices.high).nbytes}: what a file of zeros takes "
             "with these names, shapes and stored leaves"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
@@ -49,13 +50,16 @@ def plan_leaves(params: PyTree, where: Where = None) -> list[LeafPlan]:
       where: overrides the rule. A predicate gets a leaf's path ("block/dense/kernel") and the leaf.
 
     Raises:
-      ValueError: a leaf that is no array; a mask that does not fit the tree or selects no leaf; an
+      ValueError: a leaf that is no array; two of one path, such as of {"a/b": x, "a": {"b": y}}; a mask that does not fit the tree or selects no leaf; an
         integer or complex leaf selected; a treatment that a leaf's shape does not allow.
     """
     leaves = leaves_with_paths(params)
     for path, leaf in leaves:
         if is_codes(leaf) or not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
             raise ValueError(f"leaf {path!r}: got {type(leaf).__name__}, expected an array")
+    for path, number in Counter(path for path, _ in leaves).items():
+        if number > 1:
+            raise ValueError(f"leaf {path!r}: got {number} leaves of this path, expected one")
     if where is None or not leaves:  # optax asks with no leaves what is like the params in a state
         return [_default_plan(path, leaf) for path, leaf in leaves]
     if _is_predicate(where):

@@ -27,6 +27,10 @@ PyTree = Any
 KeyPath = tuple[Any, ...]  # as JAX gives it
 
 
+class InfeasibleError(ValueError):
+    """A budget that nothing keeps to."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
     """How big the model may be: exactly one of three numbers.

@@ -154,6 +154,10 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         started(budget=jpq_jax.Budget(nbytes=10_000)),
         "expected ratio or bits",
     ),
+    "two leaves of one path": (
+        projected({"a/b": jnp.ones((2, 2)), "a": {"b": jnp.ones((3, 3))}}),
+        "leaf 'a/b': got 2 leaves of this path, expected one",
+    ),
     "NaN weights": (projected(spoiled(np.nan)), "'dense/kernel': got 1 NaN or infinite"),
     "infinite weights": (projected(spoiled(np.inf)), "'dense/kernel': got 1 NaN or infinite"),
     "NaN weights at the end of training": (

@@ -260,6 +260,12 @@ def test_the_published_preset_is_the_authors_setting() -> None:
     assert published.shift == 0
 
 
+def test_a_density_is_rounded_up_as_it_is_written() -> None:
+    settings = configuration.Config(density=0.035, bits=1)
+    params = {"kernel": jnp.zeros((500, 50))}
+    assert stages.budget_of(settings, params) == jpq_jax.Budget(bits=875)
+
+
 def test_alexnets_budgets_follow_each_other() -> None:
     settings = configuration.presets("alexnet_imagenet")["yang"]
     net = jax.eval_shape(lambda: model.build(settings.model, seed=0).params)

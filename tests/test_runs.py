@@ -297,6 +297,11 @@ BAD_COMMANDS = {
     "no epochs": (("lenet5_mnist", "--epochs=0"), "at least 1 epoch"),
     "long warm-up": (("lenet5_mnist", "--warmup_epochs=99"), "fewer warmup_epochs"),
     "too dense": (("lenet5_mnist", "--preset=paper", "--density=7"), "density above 0, up to 1"),
+    "no images": (("lenet5_mnist", "--train_images=0"), "at least 1 training image"),
+    "more images than there are": (
+        ("lenet5_mnist", "--train_images=100000", "--batch_size=60000"),
+        "got batches of 60000 images, expected at most 55000",
+    ),
     "large batch": (("lenet5_mnist", "--batch_size=100000"), "batches no larger"),
     "bits for each kernel": (
         ("lenet5_mnist", "--preset=paper", "--bits", "3", "2", "1", "2"),
@@ -341,6 +346,14 @@ def test_bad_commands_say_what_is_wrong(
     assert code == 2
     words = (shown.out + shown.err).replace("│", " ").split()  # tyro draws a box, and breaks lines
     assert message in " ".join(words)
+
+
+def test_a_file_that_cannot_be_is_told_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main(["lenet5_mnist", "--preset=bytes", "--nbytes=20", f"--workdir={tmp_path}"]) == 2
+    assert "got a budget of 20 bytes, expected at least" in capsys.readouterr().err
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_diverged_training_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

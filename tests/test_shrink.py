@@ -333,6 +333,48 @@ def test_axes_of_one_index_stand_for_longer_ones(
         assert shrunk.params["w"].shape == (6, 6 - len(gone))
 
 
+def test_what_only_the_function_holds_stays_with_its_constants():
+    """A frozen layer before the one that is trained: its dead unit's constant is not counted twice."""
+    frozen, params = two_layer_params(), {"b2": jnp.zeros(3)}
+    frozen["w1"][:, 0], frozen["b1"][0] = 0, 2.0
+    x = jax.random.normal(jax.random.key(0), (7, 5))
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        return two_layers(frozen | params, x)
+
+    shrunk = jpq_jax.shrink(apply, params, x[:2])
+    np.testing.assert_allclose(shrunk.apply(shrunk.params, x), apply(params, x), rtol=1e-5)
+
+
+def test_a_constant_that_grows_with_the_batch_is_told():
+    params = two_layer_params()
+    params["w1"][:, 0], params["b1"][0] = 0, 2.0
+
+    def of_set(params: Any, x: jax.Array) -> jax.Array:
+        hidden = jnp.sum(jax.nn.relu(x @ params["w1"] + params["b1"][None]), axis=0)
+        return hidden @ params["w2"] + params["b2"]
+
+    x = jax.random.normal(jax.random.key(0), (8, 5))
+    shrunk = jpq_jax.shrink(of_set, params, x[:2])
+    assert shrunk.params["w1"].shape == (5, 7)
+    np.testing.assert_allclose(shrunk.apply(shrunk.params, x[:2]), of_set(params, x[:2]), rtol=1e-4)
+    with pytest.raises(ValueError, match="other constants"):
+        shrunk.apply(shrunk.params, x)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_constants_of_narrow_models_have_their_dtype(dtype: Any):
+    params = {"w": jnp.zeros((3, 4), dtype), "v": jnp.ones((4, 2), dtype)}
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        placed = jax.lax.dynamic_update_slice(jnp.zeros((6, 4), dtype), x @ params["w"], (1, 0))
+        return placed @ params["v"] + jnp.sum(x)
+
+    x = jnp.ones((4, 3), dtype)
+    shrunk = jpq_jax.shrink(apply, params, x)
+    np.testing.assert_array_equal(shrunk.apply(shrunk.params, x), apply(params, x))
+
+
 def test_a_constant_of_another_shape_is_told():
     def apply(params: Any, x: jax.Array) -> jax.Array:
         h = jax.nn.relu(x @ params["w"] + params["b"].reshape(1, 1, -1)).sum(1)
@@ -343,7 +385,8 @@ def test_a_constant_of_another_shape_is_told():
     shrunk = jpq_jax.shrink(apply, params, jnp.ones((2, 8, 3)))
     assert shrunk.params["w"].shape == (3, 5)
     x = jax.random.normal(jax.random.key(0), (5, 8, 3))
-    np.testing.assert_allclose(shrunk.apply(shrunk.params, x), apply(params, x), rtol=1e-4)
+    for smaller in (shrunk.apply, jax.jit(shrunk.apply)):
+        np.testing.assert_allclose(smaller(shrunk.params, x), apply(params, x), rtol=1e-4)
     with pytest.raises(ValueError, match="inputs of these shapes"):
         shrunk.apply(shrunk.params, jnp.ones((2, 5, 3)))
     params["b"][2] = -1  # nothing is added up any more

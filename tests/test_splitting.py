@@ -237,6 +237,15 @@ def shares(count: Any) -> Any:
     return jnp.where(count < 40, 0.25, jnp.where(count < 80, 0.5, 1.0))
 
 
+@pytest.mark.parametrize(("share", "number"), [(0.09, 27), (0.15, 45), (1 / 7, 43), (1.0, 300)])
+def test_a_share_of_the_weights_is_rounded_up_as_it_is_written(share: float, number: int):
+    params = {"kernel": jnp.arange(1.0, 301.0).reshape(15, 20)}
+    freeze = jpq_jax.freeze_shares(jpq_jax.pruning(1.0), share, every=1)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    _, state = freeze.update(zeros, freeze.init(params), params)
+    assert int(jnp.sum(state.frozen["kernel"])) == number
+
+
 def test_what_is_frozen_stays_and_the_rest_moves():
     inner = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))
     freeze = jpq_jax.freeze_shares(jpq_jax.clustering(2, zero=False), shares, every=10)

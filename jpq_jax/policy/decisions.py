@@ -16,7 +16,7 @@ from jax import lax
 from numpy.typing import NDArray
 
 from jpq_jax.policy.network import Costs, Network, alive, costs
-from jpq_jax.vocabulary import MAX_BITS
+from jpq_jax.vocabulary import MAX_BITS, InfeasibleError
 
 ACTIONS = 3  # keep, bits of the most and of the least important channel
 Cost = Literal["bits", "macs", "bit_operations"]
@@ -24,10 +24,6 @@ _SCALES = np.linspace(1, 0, 9, dtype=np.float32)
 _EXACT = 2.0**24  # up to which costs, which are whole numbers, are exact in float32
 _ROUNDING = 2.0**-18  # of greater ones
 _LEAST = 0.1  # of the slots of a group are kept; where all may go, they do at a lower share
-
-
-class InfeasibleError(ValueError):
-    """A limit that no policy keeps to."""
 
 
 class Setting(NamedTuple):

@@ -79,7 +79,7 @@ def pruning(
         if isinstance(keep, Mapping):
             most = _of_each(shares, dict(zip((p.path for p in plans), sizes, strict=True)))
         else:
-            most = [_rounded_up(keep, sum(sizes))]
+            most = [rounded_up(keep, sum(sizes))]
         none = jnp.zeros(len(leaves), jnp.int32)
         cut = Cut(none, jnp.copy(none), jnp.zeros(len(leaves), jnp.uint32))
         return PrunedPlan(cut, jnp.asarray(np.array(most, np.uint32)), jnp.zeros([], jnp.float32))
@@ -113,10 +113,10 @@ def _of_each(shares: Mapping[str, float], sizes: Mapping[str, int]) -> list[int]
         raise ValueError(
             f"pruning: got shares for {sorted(shares)}, expected one for each of {sorted(sizes)}"
         )
-    return [_rounded_up(shares[path], size) for path, size in sizes.items()]
+    return [rounded_up(shares[path], size) for path, size in sizes.items()]
 
 
-def _rounded_up(share: float, size: int) -> int:
+def rounded_up(share: float, size: int) -> int:
     """Of the share as it is written: 0.07 of 100 are 7."""
     return math.ceil(round(share * size, 6))
 

@@ -30,6 +30,7 @@ _FIRST_ROUNDS, _FIRST_OCTAVES, _FIRST_HALVINGS = 4, 6.0, 12
 _OCTAVES, _HALVINGS = 1.0, 7  # from one plan to the next
 _NEAR = 1.0  # octaves of the price within which a plan's own prices are used
 _CLOSE = 0.5  # and its steps
+_MOST = 2**32 - 1  # bytes, which are counted in uint32
 _HEADER, _LEAF = 20, 13  # bytes of a file, and of each leaf, besides its numbers
 
 
@@ -59,7 +60,7 @@ def sized(
             sized_steps=jnp.copy(of_leaf),
             sized_lines=tuple(_no_lines(leaf.shape) for leaf in leaves) if leaves else nothing,
             sized_prices=jnp.zeros((number, CLASSES, NUMBERS), jnp.float32),
-            sized_nbytes=jnp.asarray(nbytes, jnp.uint32),
+            sized_nbytes=jnp.asarray(min(nbytes, _MOST), jnp.uint32),
             sized_besides=jnp.asarray(min(fixed, nbytes), jnp.uint32),
             sized_bits_used=jnp.zeros([], jnp.float32),
             sized_density=jnp.zeros([], jnp.float32),

@@ -57,10 +57,11 @@ def constants(program: ClosedJaxpr, params: Sequence[Any]) -> dict[Var, Known]:
     known = {var: _given(value) for var, value in zip(jaxpr.invars, params, strict=False)}
     known |= {var: unknown(shape_of(var)) for var in jaxpr.invars[len(params) :]}
     known |= {var: _given(v) for var, v in zip(jaxpr.constvars, program.consts, strict=True)}
-    for eqn in jaxpr.eqns:
-        operands = [of(known, atom) for atom in eqn.invars]
-        found = _outputs(eqn, operands)
-        known.update(zip(eqn.outvars, found, strict=True))
+    with jax.ensure_compile_time_eval():  # the caller may be traced
+        for eqn in jaxpr.eqns:
+            operands = [of(known, atom) for atom in eqn.invars]
+            found = _outputs(eqn, operands)
+            known.update(zip(eqn.outvars, found, strict=True))
     return known
 
 
@@ -108,7 +109,10 @@ def _outputs(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known]:
     if found is not None:
         return [found]
     if all(operand.whole for operand in operands) and operands:
-        values = [jnp.asarray(np.broadcast_to(o.value, o.shape)) for o in operands]
+        values = [
+            jnp.asarray(np.broadcast_to(o.value, o.shape), dtype_of(atom))
+            for o, atom in zip(operands, eqn.invars, strict=True)
+        ]
         return [_given(value) for value in bind(eqn, values)]
     return [unknown(shape_of(var)) for var in eqn.outvars]
 

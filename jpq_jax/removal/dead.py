@@ -87,11 +87,16 @@ def find_dead(
     why = atoms.reasons()
     leaves = [labelled.roots(var) for var in program.jaxpr.invars[:params]]
     sums = list(_sums(program, labelled, known, params))
+    axes = [labels for axes in leaves for labels in axes]
+    of_params = np.zeros(atoms.size, bool)
+    for (
+        labels
+    ) in axes:  # the program is run again without what the params lack: nothing else can go
+        of_params[labels] = True
     is_dead = np.zeros(atoms.size, bool)
     for one in sums:  # what is summed over nowhere may be for other functions
-        is_dead[one.labels] = True
+        is_dead[one.labels] = of_params[one.labels]
     is_dead[list(why)] = False
-    axes = [labels for axes in leaves for labels in axes]
     axes += _outputs_of_groups(program, labelled)
     while True:
         _call_back(is_dead, sums, why)

@@ -50,7 +50,8 @@ class Shrunk(NamedTuple):
     """Attributes:
     params: like the given ones, with shorter axes; a bias that took a constant up is floats.
     apply: (params, *inputs) -> what the model's function returns; for the smaller params, dense or codes, and inputs of any
-      batch. For inputs of other shapes than the example's it raises ValueError if other channels, or constants, came of them.
+      batch but an empty one. For inputs of other shapes than the example's it raises ValueError if other channels, or constants,
+      came of them.
       Rules for derivatives that the model's functions have of their own are not kept.
     report: the axes.
     kept: of each leaf by its path, for each axis, [length] bool: which indices are left.
@@ -103,12 +104,12 @@ class _Smaller:
 
     def __init__(self, apply: Function, dense: PyTree, inputs: Any, found: _Found) -> None:
         self._apply, self._dense, self._found = apply, dense, found
-        self._shapes = _but_for_batch(inputs)
+        self._shapes = _shapes(inputs)
 
     def __call__(self, params: PyTree, *inputs: Any) -> Any:
         dense = dequantize(params)
         program, labelled, count, structure = _labelled(self._apply, self._dense, inputs)
-        if _but_for_batch(inputs) != self._shapes:
+        if not self._are_alike(_shapes(inputs)):
             self._check(program, labelled, count)
         is_dead = np.zeros(labelled.atoms.size, bool)
         for var, keeps in zip(program.jaxpr.invars[:count], self._found.keeps, strict=True):
@@ -118,6 +119,12 @@ class _Smaller:
             raise ValueError(_OTHERWISE)
         operands = [*jax.tree.leaves(dense), *jax.tree.leaves(inputs)]
         return jax.tree.unflatten(structure, run_smaller(program, labelled, is_dead, operands))
+
+    def _are_alike(self, shapes: list[tuple[int, ...]]) -> bool:
+        """Whether what was found for the example holds for inputs of these shapes without a look at them."""
+        if self._found.dead.added:  # a sum over the batch makes another constant of a constant
+            return shapes == self._shapes
+        return [shape[1:] for shape in shapes] == [shape[1:] for shape in self._shapes]
 
     def _check(self, program: ClosedJaxpr, labelled: Labelled, count: int) -> None:
         """What is constant may be another constant for inputs of other shapes, as at the border of a padded image."""
@@ -162,8 +169,8 @@ def _find(
     return _Found(dead, roots, [keeps_of(axes, dead.is_dead) for axes in roots], lengths)
 
 
-def _but_for_batch(inputs: Any) -> list[tuple[int, ...]]:
-    return [jnp.shape(leaf)[1:] for leaf in jax.tree.leaves(inputs)]
+def _shapes(inputs: Any) -> list[tuple[int, ...]]:
+    return [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
 
 
 def _labelled(
