@@ -74,6 +74,7 @@ def test_resnet20_loses_nothing_at_a_fifth_and_less_than_the_published_method() 
 
     assert median("joint-5")["accuracy"] >= median("joint-5")["baseline_accuracy"] == 0.9246
     assert median("joint-5")["paper_ratio"] >= 5
+    assert median("pruning")["accuracy"] >= median("pruning")["baseline_accuracy"] == 0.9246
     joint, published = median("joint-50"), median("published-50")
     assert min(joint["paper_ratio"], published["paper_ratio"]) >= 50
     assert joint["accuracy"] > published["accuracy"]

@@ -1,7 +1,8 @@
 """ResNet-20 on CIFAR-10, started from a trained baseline with --init, in as few epochs as a CPU allows.
 
 `default` trains through the joint projection. `published` is the method of Yang et al., CVPR 2020, in the same number of
-epochs, to compare with. Set --ratio for another point of the curve. `pruning` and `clustering` are these alone.
+epochs, to compare with. Set --ratio for another point of the curve. `pruning` and `clustering` are these alone, for as
+good as no loss.
 """
 
 import dataclasses
@@ -26,12 +27,11 @@ _PRUNING = dataclasses.replace(
     COMMON,
     method="pruning",
     ratio=None,
-    density=0.35,
-    epochs=6,
-    ramp_epochs=4,
-    learning_rate=5e-3,
+    density=0.9,
+    epochs=1,
+    learning_rate=2e-4,
     pull=1e-3,
-    distill=0.5,
+    distill=1.0,
 )
 
 PRESETS = {
@@ -39,6 +39,6 @@ PRESETS = {
     "published": dataclasses.replace(COMMON, warmup_epochs=1),
     "pruning": _PRUNING,
     "clustering": dataclasses.replace(
-        _PRUNING, method="clustering", density=None, bits=4, ramp_epochs=0
+        _PRUNING, method="clustering", density=None, bits=8, learning_rate=1e-4
     ),
 }
