@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jpq_jax.policy.decisions import (
     ACTIONS,
@@ -24,6 +25,7 @@ from jpq_jax.vocabulary import MAX_BITS
 
 _PARENTS = 10  # of a generation
 _DRAWN = 16  # children for each that is tried
+_FEW = 0.002  # of the channels have a bit more or less, at least
 _REVIVED = MAX_BITS // 2  # bits of the channels that a layer without any has again
 _BATCH = 20  # policies that are tried at once
 
@@ -83,29 +85,36 @@ def evolution(
     """The best policies so far, crossed and changed a little, again and again.
 
     A child has each layer, or all that write to the same slots, from one of two parents; then some layers, and some channels, have a bit more or less, and some groups of
-    layers fewer or more slots, or, where they may, none. Of many such children those are tried that keep to the budget.
+    layers fewer or more slots, or, where they may, none; what is left of the budget goes to layers drawn by chance. Of many such children those are tried that keep to the budget.
 
     Args:
       setting: what there is to decide, and the budget.
       accuracies: of policies.
       key: one key, one result.
       evaluations: how many policies are tried.
-      start: [n, channels of all layers], what to begin with, such as policies by rule; others are drawn evenly.
+      start: [n, channels of all layers], what to begin with, such as policies by rule, and children of these; by default
+        policies drawn evenly.
       batch: how many policies are tried at once.
     """
     first, *keys = jax.random.split(key, max(-(-evaluations // batch), 1))
-    shape = (batch, len(setting.network.layers), ACTIONS)
-    drawn = _drawn(setting, first, shape)
-    policies = (drawn if start is None else jnp.concatenate([start, drawn]))[:batch][:evaluations]
+    compiled = jax.jit(lambda *args: _children(setting, *args, batch))
+
+    def bred(key: jax.Array, parents: jax.Array, tried: jax.Array) -> jax.Array:
+        """[batch, ...], of as many parents as there are, by one program for any number of them."""
+        parents = parents[jnp.arange(_PARENTS) % len(parents)]
+        room = jnp.full((evaluations, tried.shape[1]), -1)
+        return compiled(key, parents, room.at[: len(tried)].set(tried))
+
+    if start is None:
+        policies = _drawn(setting, first, (batch, len(setting.network.layers), ACTIONS))
+    else:
+        policies = jnp.concatenate([start, bred(first, start, start)])
+    policies = policies[:batch][:evaluations]
     rewards = accuracies(policies)
-    breed = jax.jit(lambda key, parents, tried: _children(setting, key, parents, tried, batch))
     for one in keys:
         left = min(batch, evaluations - len(rewards))
         parents = policies[jnp.argsort(-_numbers(rewards))[:_PARENTS]]
-        tried_so_far = (
-            jnp.full((evaluations, policies.shape[1]), -1).at[: len(policies)].set(policies)
-        )
-        children = breed(one, parents, tried_so_far)[:left]
+        children = bred(one, parents, policies)[:left]
         policies = jnp.concatenate([policies, children])
         rewards = jnp.concatenate([rewards, accuracies(children)])
     return Trials(policies, rewards).best()
@@ -143,14 +152,15 @@ def _children(
 def _child(setting: Setting, key: jax.Array, parents: jax.Array) -> jax.Array:
     network, slots = setting.network, setting.network.slot_of
     layer_of, layers = jnp.asarray(network.layer_of), len(network.layers)
-    keys = jax.random.split(key, 10)
+    keys = jax.random.split(key, 11)
     mother, father = parents[jax.random.randint(keys[0], (2,), 0, len(parents))]
     of_mother = jax.random.bernoulli(keys[1], 0.5, (layers,))[together(setting)]
     policy = jnp.where(of_mother[layer_of], mother, father)
     # How much is changed differs from child to child.
     rate = jnp.exp(jax.random.uniform(keys[2], minval=jnp.log(1 / layers), maxval=jnp.log(0.5)))
     of_layer = _steps(keys[3], rate, layers)[layer_of]
-    of_channel = _steps(keys[4], jax.random.uniform(keys[5], maxval=0.2), len(slots))
+    of_channels = jnp.exp(jax.random.uniform(keys[5], minval=jnp.log(_FEW), maxval=jnp.log(0.2)))
+    of_channel = _steps(keys[4], of_channels, len(slots))
     wide = jnp.where(policy > 0, jnp.clip(policy + of_layer + of_channel, 1, MAX_BITS), 0)
     # The slots of a group that live are its first ones by importance, up to a number.
     group, groups = setting.group_of_slot[slots], len(setting.sizes)
@@ -170,7 +180,21 @@ def _child(setting: Setting, key: jax.Array, parents: jax.Array) -> jax.Array:
     typical = jnp.where(typical > 0, typical, _REVIVED)
     revived = jnp.where((wide == 0) & of_slots(setting, moved)[slots], typical, wide)
     child = jnp.where(kept, jnp.maximum(revived, least_policy(setting)[0]), 0)
-    return in_multiples(setting, settled(setting, child))
+    return _filled(setting, keys[10], in_multiples(setting, settled(setting, child)))
+
+
+def _filled(setting: Setting, key: jax.Array, policy: jax.Array) -> jax.Array:
+    """With a bit more for whole layers, one after the other in any order, where the budget is left for it."""
+    if setting.cost == "macs":  # bits cost nothing
+        return policy
+    layer_of, layers = jnp.asarray(setting.network.layer_of), len(setting.network.layers)
+
+    def raised(policy: jax.Array, layer: jax.Array) -> tuple[jax.Array, None]:
+        more = (layer_of == layer) & (policy > 0) & (policy < MAX_BITS)
+        wide = jnp.where(more, policy + 1, policy)
+        return jnp.where(cost_of(setting, wide) <= setting.limit, wide, policy), None
+
+    return lax.scan(raised, policy, jax.random.permutation(key, layers))[0]
 
 
 def _steps(key: jax.Array, rate: jax.Array, number: int) -> jax.Array:
