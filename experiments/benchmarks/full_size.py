@@ -22,11 +22,12 @@ from rich.table import Table
 import jpq_jax
 from experiments.benchmarks.steps import Steps
 from experiments.config import ModelName
-from experiments.files import write_json
+from experiments.files import read_found, write_json
 from experiments.model import build
 from experiments.provenance import provenance
 from experiments.publish import RESULTS
 
+METHODS = ("joint", "admm", "pruning")
 _EVERY = 10
 
 
@@ -72,19 +73,23 @@ def optimizers(case: Case) -> dict[str, optax.GradientTransformation]:
     }
 
 
-def measure(case: Case, rounds: int, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(
+    case: Case, rounds: int, folder: Path, row: dict[str, Any], keep: Callable[[], None]
+) -> None:
+    """Adds to the row what it lacks, and keeps it after each method."""
     model = build(case.model, seed=0)
     size = 4 * sum(leaf.size for leaf in jax.tree.leaves(model.variables))
-    row: dict[str, Any] = case._asdict() | {"parameter_bytes": size, "rounds": rounds}
-    plain = Steps(model, optimizers(case)["plain"], **_images(case))
+    row |= case._asdict() | {"parameter_bytes": size, "rounds": rounds}
+    optimizer_of = optimizers(case)
+    left = [name for name in METHODS if name not in row]
+    if not left:
+        return
+    plain = Steps(model, optimizer_of["plain"], **_images(case))
     plain.seconds(_EVERY)
     row["plain_seconds"] = statistics.median(plain.seconds(_EVERY) for _ in range(rounds)) / _EVERY
     row["plain_memory"] = plain.memory / size
-    for name, optimizer in optimizers(case).items():
-        if name == "plain":
-            continue
-        say(f"{case.model}: {name}")
-        steps = Steps(model, optimizer, **_images(case))
+    for name in left:
+        steps = Steps(model, optimizer_of[name], **_images(case))
         steps.seconds(_EVERY)
         pairs = [(plain.seconds(_EVERY), steps.seconds(_EVERY)) for _ in range(rounds)]
         codes = jpq_jax.finalize(steps.held[0], steps.held[2])
@@ -99,23 +104,33 @@ def measure(case: Case, rounds: int, folder: Path, say: Callable[[str], None]) -
             "hours_of_published_schedule_here": each * case.epochs * case.epoch / case.batch / 3600,
         }
         del steps, codes
-    return row
+        keep()
 
 
 def _images(case: Case) -> dict[str, int]:
     return {"batch": case.batch, "side": case.side, "channels": 3, "classes": case.classes}
 
 
-def main(rounds: int = 3, folder: Path = Path("work")) -> int:
+def main(rounds: int = 3, folder: Path = Path("work/full_size")) -> int:
     """Measures, prints a table, writes experiments/results/full_size.json.
 
     Args:
       rounds: of ten steps, in turn with the plain ones.
-      folder: where the files go.
+      folder: where the files go, and what is measured so far: a benchmark that was stopped goes on.
     """
     console = Console()
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [measure(case, rounds, folder, console.print) for case in CASES]
+    path, settings = folder / "full_size.json", {"rounds": rounds}
+    rows: list[dict[str, Any]] = read_found(path, settings) or [{} for _ in CASES]
+
+    def keep() -> None:
+        write_json(path, {"settings": settings, "found": rows})
+        console.print(
+            f"{path}: {', '.join(name for row in rows for name in row if name in METHODS)}"
+        )
+
+    for case, row in zip(CASES, rows, strict=True):
+        measure(case, rounds, folder, row, keep)
     table = Table(title="the constrained step at full size, by the plain one")
     for column in ("model", "method", "step, s", "to plain", "memory by parameters", "file"):
         table.add_column(column, justify="right")
@@ -123,7 +138,7 @@ def main(rounds: int = 3, folder: Path = Path("work")) -> int:
         table.add_row(
             row["model"], "plain", f"{row['plain_seconds']:.2f}", "", f"{row['plain_memory']:.1f}"
         )
-        for name in ("joint", "admm", "pruning"):
+        for name in METHODS:
             found = row[name]
             table.add_row(
                 row["model"],
