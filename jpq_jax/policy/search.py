@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jpq_jax.policy.decisions import (
@@ -26,6 +28,7 @@ from jpq_jax.vocabulary import MAX_BITS
 _PARENTS = 10  # of a generation
 _DRAWN = 16  # children for each that is tried
 _FEW = 0.002  # of the channels have a bit more or less, at least
+_SPREAD = 0.17  # of the logarithm of a group's number of slots, where it changes: by 0.3, as a standard deviation
 _REVIVED = MAX_BITS // 2  # bits of the channels that a layer without any has again
 _BATCH = 20  # policies that are tried at once
 
@@ -97,7 +100,7 @@ def evolution(
       batch: how many policies are tried at once.
     """
     first, *keys = jax.random.split(key, max(-(-evaluations // batch), 1))
-    compiled = jax.jit(lambda *args: _children(setting, *args, batch))
+    compiled = jax.jit(lambda key, parents, tried: _children(setting, key, parents, tried, batch))
 
     def bred(key: jax.Array, parents: jax.Array, tried: jax.Array) -> jax.Array:
         """[batch, ...], of as many parents as there are, by one program for any number of them."""
@@ -131,6 +134,40 @@ def _drawn(setting: Setting, key: jax.Array, shape: tuple[int, ...]) -> jax.Arra
     return policies(jax.random.uniform(key, shape))
 
 
+class _Chances(NamedTuple):
+    """What a child is made by: numbers drawn evenly from 0 to 1.
+
+    Attributes:
+      parents: [2], which.
+      of_mother: [layers], from whom each has its bits.
+      rates: [2], how much of the layers and of the channels changes.
+      layers: [2, layers], whether a layer changes, and which way.
+      channels: [2, channels of all layers], likewise.
+      sizes: [4, groups], whether the number of a group's slots changes, by how much, whether it turns from none to some or back,
+        and to how many.
+      order: [layers], in which what is left of the budget is spent.
+    """
+
+    parents: jax.Array
+    of_mother: jax.Array
+    rates: jax.Array
+    layers: jax.Array
+    channels: jax.Array
+    sizes: jax.Array
+    order: jax.Array
+
+
+def _chances(setting: Setting, key: jax.Array, children: int) -> _Chances:
+    """[children, ...], drawn at once: a generator for each of them takes long to compile."""
+    network, groups = setting.network, len(setting.sizes)
+    layers, channels = len(network.layers), len(network.slot_of)
+    shapes = ((2,), (layers,), (2,), (2, layers), (2, channels), (4, groups), (layers,))
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    drawn = jnp.split(jax.random.uniform(key, (children, ends[-1])), ends[:-1], axis=1)
+    pairs = zip(drawn, shapes, strict=True)
+    return _Chances(*(part.reshape(children, *shape) for part, shape in pairs))
+
+
 def _children(
     setting: Setting, key: jax.Array, parents: jax.Array, before: jax.Array, batch: int
 ) -> jax.Array:
@@ -138,67 +175,64 @@ def _children(
 
     before: [evaluations, channels of all layers], what was tried.
     """
-    children = jax.vmap(lambda one: _child(setting, one, parents))(
-        jax.random.split(key, _DRAWN * batch)
-    )
+    chances = _chances(setting, key, _DRAWN * batch)
+    children = jax.vmap(lambda one: _child(setting, one, parents))(chances)
     fits = jax.vmap(lambda one: cost_of(setting, one))(children) <= setting.limit
-    is_new = ~jax.vmap(lambda one: jnp.any(jnp.all(one == before, axis=1)))(children)
+    is_new = ~jax.vmap(lambda one: jnp.any(jnp.all(one[None] == before, axis=1)))(children)
     order = jnp.where(fits, jnp.where(is_new, 0, 1), 2)
     first = jnp.argsort(order, stable=True)[:batch]
     again = parents[jnp.arange(batch) % len(parents)]
     return jnp.where(fits[first, None], children[first], again)
 
 
-def _child(setting: Setting, key: jax.Array, parents: jax.Array) -> jax.Array:
+def _child(setting: Setting, chances: _Chances, parents: jax.Array) -> jax.Array:
     network, slots = setting.network, setting.network.slot_of
     layer_of, layers = jnp.asarray(network.layer_of), len(network.layers)
-    keys = jax.random.split(key, 11)
-    mother, father = parents[jax.random.randint(keys[0], (2,), 0, len(parents))]
-    of_mother = jax.random.bernoulli(keys[1], 0.5, (layers,))[together(setting)]
-    policy = jnp.where(of_mother[layer_of], mother, father)
+    mother, father = parents[jnp.floor(chances.parents * len(parents)).astype(jnp.int32)]
+    policy = jnp.where((chances.of_mother < 0.5)[together(setting)][layer_of], mother, father)
     # How much is changed differs from child to child.
-    rate = jnp.exp(jax.random.uniform(keys[2], minval=jnp.log(1 / layers), maxval=jnp.log(0.5)))
-    of_layer = _steps(keys[3], rate, layers)[layer_of]
-    of_channels = jnp.exp(jax.random.uniform(keys[5], minval=jnp.log(_FEW), maxval=jnp.log(0.2)))
-    of_channel = _steps(keys[4], of_channels, len(slots))
-    wide = jnp.where(policy > 0, jnp.clip(policy + of_layer + of_channel, 1, MAX_BITS), 0)
+    least, most = np.log(np.array([[1 / layers, _FEW], [0.5, 0.2]], np.float32))
+    rate, of_channels = jnp.exp(least + chances.rates * (most - least))
+    steps = _steps(chances.layers, rate)[layer_of] + _steps(chances.channels, of_channels)
+    wide = jnp.where(policy > 0, jnp.clip(policy + steps, 1, MAX_BITS), 0)
     # The slots of a group that live are its first ones by importance, up to a number.
     group, groups = setting.group_of_slot[slots], len(setting.sizes)
     last = jnp.where((wide > 0) & (group >= 0), setting.rank[slots] + 1, 0)
     number = jnp.zeros(groups + 1, jnp.int32).at[group].max(last)[:groups]
-    moved = jax.random.bernoulli(keys[6], rate, (groups,))
-    wanted = number.astype(jnp.float32) * jnp.exp(0.3 * jax.random.normal(keys[7], (groups,)))
+    moves, size, turns, some = chances.sizes
+    moved = moves < rate
+    wanted = number.astype(jnp.float32) * (size / (1 - size)) ** _SPREAD
     nearest = jnp.round(wanted / setting.multiple).astype(jnp.int32) * setting.multiple
     number = jnp.where(moved, jnp.maximum(nearest, setting.multiple), number)
     if setting.empty:
-        turned = jax.random.bernoulli(keys[8], rate / 2, (groups,))
-        some = jnp.ceil(jax.random.uniform(keys[9], (groups,)) * setting.sizes).astype(jnp.int32)
-        again = jnp.where(number > 0, 0, whole_number(setting, some))
-        moved, number = moved | turned, jnp.where(turned, again, number)
+        turned = turns < rate / 2
+        again = whole_number(setting, jnp.ceil(some * setting.sizes).astype(jnp.int32))
+        number = jnp.where(turned, jnp.where(number > 0, 0, again), number)
+        moved |= turned
     kept = (group < 0) | (setting.rank[slots] < of_slots(setting, number)[slots])
     typical = jnp.zeros(layers, jnp.int32).at[layer_of].max(wide)[layer_of]
     typical = jnp.where(typical > 0, typical, _REVIVED)
     revived = jnp.where((wide == 0) & of_slots(setting, moved)[slots], typical, wide)
     child = jnp.where(kept, jnp.maximum(revived, least_policy(setting)[0]), 0)
-    return _filled(setting, keys[10], in_multiples(setting, settled(setting, child)))
+    return _filled(setting, chances.order, in_multiples(setting, settled(setting, child)))
 
 
-def _filled(setting: Setting, key: jax.Array, policy: jax.Array) -> jax.Array:
-    """With a bit more for whole layers, one after the other in any order, where the budget is left for it."""
+def _filled(setting: Setting, order: jax.Array, policy: jax.Array) -> jax.Array:
+    """With a bit more for whole layers, one after the other, where the budget is left for it. order: [layers], of which the least is
+    the first.
+    """
     if setting.cost == "macs":  # bits cost nothing
         return policy
-    layer_of, layers = jnp.asarray(setting.network.layer_of), len(setting.network.layers)
+    layer_of = jnp.asarray(setting.network.layer_of)
 
     def raised(policy: jax.Array, layer: jax.Array) -> tuple[jax.Array, None]:
         more = (layer_of == layer) & (policy > 0) & (policy < MAX_BITS)
         wide = jnp.where(more, policy + 1, policy)
         return jnp.where(cost_of(setting, wide) <= setting.limit, wide, policy), None
 
-    return lax.scan(raised, policy, jax.random.permutation(key, layers))[0]
+    return lax.scan(raised, policy, jnp.argsort(order))[0]
 
 
-def _steps(key: jax.Array, rate: jax.Array, number: int) -> jax.Array:
-    """[number] of -1, 0 and 1, the others with 1 - rate."""
-    which, sign = jax.random.split(key)
-    step = 2 * jax.random.bernoulli(sign, 0.5, (number,)).astype(jnp.int32) - 1
-    return jnp.where(jax.random.bernoulli(which, rate, (number,)), step, 0)
+def _steps(chances: jax.Array, rate: jax.Array) -> jax.Array:
+    """[n] of -1, 0 and 1, the others with 1 - rate. chances: [2, n]."""
+    return jnp.where(chances[0] < rate, jnp.where(chances[1] < 0.5, -1, 1), 0)
