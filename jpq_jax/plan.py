@@ -50,8 +50,8 @@ def plan_leaves(params: PyTree, where: Where = None) -> list[LeafPlan]:
       where: overrides the rule. A predicate gets a leaf's path ("block/dense/kernel") and the leaf.
 
     Raises:
-      ValueError: a leaf that is no array; two of one path, such as of {"a/b": x, "a": {"b": y}}; a mask that does not fit the tree or selects no leaf; an
-        integer or complex leaf selected; a treatment that a leaf's shape does not allow.
+      ValueError: a leaf that is no array; two of one path, such as of {"a/b": x, "a": {"b": y}}; a mask that does not fit the tree
+        or selects no leaf; an integer or complex leaf selected; a treatment that a leaf's shape does not allow.
     """
     leaves = leaves_with_paths(params)
     for path, leaf in leaves:

@@ -88,10 +88,9 @@ def find_dead(
     leaves = [labelled.roots(var) for var in program.jaxpr.invars[:params]]
     sums = list(_sums(program, labelled, known, params))
     axes = [labels for axes in leaves for labels in axes]
+    # The program is run again without what the params lack, so nothing else can go.
     of_params = np.zeros(atoms.size, bool)
-    for (
-        labels
-    ) in axes:  # the program is run again without what the params lack: nothing else can go
+    for labels in axes:
         of_params[labels] = True
     is_dead = np.zeros(atoms.size, bool)
     for one in sums:  # what is summed over nowhere may be for other functions
