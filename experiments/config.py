@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from typing import Literal
+from typing import Any, Literal
 
 from experiments import configs
 from jpq_jax.policy.find import Method as SearchName
@@ -157,16 +157,12 @@ class Config:
     @property
     def densities(self) -> tuple[float, ...]:
         """The share of each kernel, or of all; none if it is not given."""
-        if self.density is None:
-            return ()
-        return self.density if isinstance(self.density, tuple) else (self.density,)
+        return _as_tuple(self.density)
 
     @property
     def widths(self) -> tuple[int, ...]:
         """The bits of each kernel, or of all; none if they are not given."""
-        if self.bits is None:
-            return ()
-        return self.bits if isinstance(self.bits, tuple) else (self.bits,)
+        return _as_tuple(self.bits)
 
     def __post_init__(self) -> None:
         budget = {key: getattr(self, key) for key in ("ratio", "nbytes", "density", "bits")}
@@ -250,6 +246,12 @@ class Config:
         ):
             if not holds:
                 raise ValueError(f"expected {expected}; got {self}")
+
+
+def _as_tuple(given: Any) -> tuple[Any, ...]:
+    if given is None:
+        return ()
+    return given if isinstance(given, tuple) else (given,)
 
 
 def names() -> list[str]:

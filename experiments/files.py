@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from jpq_jax.artifact.file import write_whole
 
 
 def write_json(path: Path, content: Any) -> None:
     """Writes indented JSON; a crash leaves what was there."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_found(path: Path, settings: dict[str, Any]) -> Any:

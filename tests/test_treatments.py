@@ -435,7 +435,7 @@ def test_in_training(name: str) -> None:
 
 
 def test_eight_devices_equal_one_and_gather_nothing() -> None:
-    """A leaf of each of the treatments that the others are made of, of weights and costs whose sums are exact, whatever their order."""
+    """A leaf of each of three treatments, or of all that the others are made of, of weights and costs whose sums are exact, whatever their order."""
     rng = np.random.default_rng(0)
     names, shape = ("element", "2:4", "uniform channels"), (64, 32)
     if THOROUGH:
