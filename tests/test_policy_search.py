@@ -144,10 +144,11 @@ def test_every_method_keeps_to_the_budget_and_a_seed_gives_one_result():
         assert 0.5 * setting.limit < float(cost_of(setting, policy)) <= setting.limit
     for search in (random_search, evolution, agent_search):
         found = search(setting, toy.accuracies, key, 45)
-        assert float(cost_of(setting, found.policy)) <= setting.limit
+        best = found.best()
+        assert float(cost_of(setting, best.policy)) <= setting.limit
         assert found.rewards.shape == (45,)
-        assert found.accuracy == float(found.rewards.max())
-        assert float(toy.accuracies(found.policy[None])[0]) == found.accuracy
+        assert best.accuracy == float(found.rewards.max())
+        assert float(toy.accuracies(best.policy[None])[0]) == best.accuracy
         again = search(setting, toy.accuracies, key, 45)
         np.testing.assert_array_equal(found.rewards, again.rewards)
 
@@ -159,7 +160,7 @@ def test_the_agent_learns():
 
 
 def test_a_policy_is_trained_under_and_shrunk(tmp_path: Any):
-    net, network = residual()
+    net, _ = residual()
     x = image()
     outputs = net.apply(net.params, x)
 
@@ -171,22 +172,22 @@ def test_a_policy_is_trained_under_and_shrunk(tmp_path: Any):
     )
     assert float(found.costs.macs) <= 9000
     planner = jpq_jax.channelwise(found.bits)
-    paths = set(found.bits)
-    codes = jpq_jax.project_params(planner, where=lambda path, _: path in paths)
+    once = jpq_jax.project_params(planner, where=lambda path, _: path in found.bits)
     zeros = jax.tree.map(jnp.zeros_like, found.params)
-    _, state = codes.update(zeros, codes.init(found.params), found.params)
+    _, state = once.update(zeros, once.init(found.params), found.params)
     small = jpq_jax.shrink(net.apply, jpq_jax.finalize(found.params, state), x)
     network_after = network_of(small.apply, jpq_jax.dequantize(small.params), x[:1])
     whole = jnp.full(len(network_after.slot_of), 1, jnp.int32)
     assert float(costs(network_after, whole).macs) == pytest.approx(float(found.costs.macs))
     assert jpq_jax.artifact.save(tmp_path / "small.jpq", small.params) > 0
-    del network
 
 
 def test_bad_methods():
     toy = Toy()
     with pytest.raises(ValueError, match="got method='luck'"):
         jpq_jax.find_policy(toy.apply, toy.params, toy.x[:1], toy.right, limit=80, method="luck")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="got cost='time', expected one of bits, macs"):
+        jpq_jax.find_policy(toy.apply, toy.params, toy.x[:1], toy.right, limit=80, cost="time")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="got multiple=0"):
         jpq_jax.find_policy(toy.apply, toy.params, toy.x[:1], toy.right, limit=80, multiple=0)
     with pytest.raises(ValueError, match="leaf 'b': expected the kernel"):

@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
@@ -46,7 +44,7 @@ def measured(
     settings = Config(ratio=ratio, search=method, evaluations=evaluations, seed=seed)
     found = search(model, dataset, "bits", limit, settings, renormed=False)
     seconds = time.monotonic() - start
-    variables = jpq_jax.dequantize(_codes(found))
+    variables = jpq_jax.dequantize(found.codes)
     return {
         "method": method,
         "seed": seed,
@@ -58,14 +56,6 @@ def measured(
         "rewards": np.asarray(found.rewards).tolist(),
         "bits": {path: np.asarray(bits).tolist() for path, bits in found.bits.items()},
     }
-
-
-def _codes(found: jpq_jax.Policy) -> Any:
-    planner = jpq_jax.channelwise(found.bits)
-    once = jpq_jax.project_params(planner, where=lambda path, _: path in found.bits)
-    still = jax.tree.map(jnp.zeros_like, found.params)
-    _, state = once.update(still, once.init(found.params), found.params)
-    return jpq_jax.finalize(found.params, state)
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

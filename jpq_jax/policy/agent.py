@@ -27,7 +27,7 @@ from jax import lax
 
 from jpq_jax.policy.decisions import ACTIONS, Setting, allowed, cost_of, least_policy
 from jpq_jax.policy.replay import Replay, added, empty, sampled
-from jpq_jax.policy.search import Accuracies, Found, Trials
+from jpq_jax.policy.search import Accuracies, Trials
 
 _HIDDEN = 64
 _BATCH = 10  # episodes that are evaluated together
@@ -55,7 +55,7 @@ class Agent(NamedTuple):
 
 def agent_search(
     setting: Setting, accuracies: Accuracies, key: jax.Array, evaluations: int
-) -> Found:
+) -> Trials:
     """One seed, one result."""
     start, key = jax.random.split(key)
     agent = new_agent(start)
@@ -82,7 +82,7 @@ def agent_search(
             jnp.repeat(_finite(new.rewards, trials.rewards), layers),
         )
         agent, state = learn(agent, state, replay, learning)
-    return trials.best()
+    return trials
 
 
 def _finite(rewards: jax.Array, known: jax.Array) -> jax.Array:

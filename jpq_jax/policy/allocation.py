@@ -117,14 +117,12 @@ def _priced(setting: Setting, errors: jax.Array, price: jax.Array) -> jax.Array:
 
 
 def _cost_of_bits(setting: Setting) -> jax.Array:
-    """[9, channels]: of a channel at each bit-width; multiplications are as many at any but 0."""
+    """[9, channels]: of a channel at each bit-width."""
     layers = setting.network.layers
     each = np.array([layer.taps * layer.inputs.sum() for layer in layers], np.float32)
-    if setting.cost != "bits":
+    if setting.cost in ("macs", "bit_operations"):
         each *= [layer.positions for layer in layers]
-    widths = np.arange(MAX_BITS + 1, dtype=np.float32)[:, None]
-    widths = np.minimum(widths, 1) if setting.cost == "macs" else widths
-    return jnp.asarray(widths * each[setting.network.layer_of])
+    return setting.lengths * each[setting.network.layer_of]
 
 
 def _with_least(setting: Setting, policy: jax.Array) -> jax.Array:

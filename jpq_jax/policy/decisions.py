@@ -15,11 +15,11 @@ import numpy as np
 from jax import lax
 from numpy.typing import NDArray
 
-from jpq_jax.policy.network import Costs, Network, alive, costs
+from jpq_jax.policy.network import Costs, Network, alive, coded_bits, costs
 from jpq_jax.vocabulary import MAX_BITS, InfeasibleError
 
 ACTIONS = 3  # keep, bits of the most and of the least important channel
-Cost = Literal["bits", "macs", "bit_operations"]
+Cost = Literal["bits", "macs", "bit_operations", "bytes"]
 _SCALES = np.linspace(1, 0, 9, dtype=np.float32)
 _EXACT = 2.0**24  # up to which costs, which are whole numbers, are exact in float32
 _ROUNDING = 2.0**-18  # of greater ones
@@ -31,8 +31,9 @@ class Setting(NamedTuple):
 
     Attributes:
       network: the model's.
-      cost: which of `Costs` is limited.
+      cost: which of `Costs` is limited, or the bytes of the file.
       limit: of it.
+      lengths: [9, channels of all layers] float32, bits that a weight takes in what is limited, for each bit-width.
       rank: [slots + 1] int32, of each slot by importance in its group, 0 the most important.
       group_of_slot: [slots + 1] int32, -1 for what cannot go.
       sizes: [groups] int32, slots of each.
@@ -46,6 +47,7 @@ class Setting(NamedTuple):
     network: Network
     cost: Cost
     limit: float
+    lengths: jax.Array
     rank: jax.Array
     group_of_slot: jax.Array
     sizes: jax.Array
@@ -72,6 +74,7 @@ def setting_of(
     cost: Cost,
     limit: float,
     *,
+    lengths: jax.Array | None = None,
     shared: bool = True,
     multiple: int = 1,
     empty: bool = False,
@@ -83,6 +86,7 @@ def setting_of(
       importance: [channels of all layers], as from `importance_of`.
       cost: what is limited; multiplications are as many at any number of bits, so that these are 8 there.
       limit: of it.
+      lengths: as from `lengths_of`, where bytes are limited; those of the coded weights, by these.
       shared: whether slots may go that several layers write to; those by groups, as depthwise ones, go with their inputs.
       multiple: of how many slots stay.
       empty: whether none may.
@@ -106,6 +110,7 @@ def setting_of(
         network,
         cost,
         float(limit),
+        _lengths(network, cost) if lengths is None else lengths,
         jnp.asarray(rank),
         jnp.asarray(group_of_slot),
         jnp.asarray(
@@ -159,8 +164,16 @@ def _written_by_others(network: Network) -> np.ndarray:
     return found[:-1]
 
 
+def _lengths(network: Network, cost: Cost) -> jax.Array:
+    widths = np.arange(MAX_BITS + 1)[:, None]
+    each = np.minimum(widths, 1) if cost == "macs" else widths
+    return jnp.asarray(np.broadcast_to(each, (MAX_BITS + 1, len(network.slot_of))), jnp.float32)
+
+
 def cost_of(setting: Setting, policy: jax.Array) -> jax.Array:
     """[] float32."""
+    if setting.cost == "bytes":
+        return coded_bits(setting.network, setting.lengths, policy) / 8
     found: Costs = costs(setting.network, policy)
     return getattr(found, setting.cost)
 

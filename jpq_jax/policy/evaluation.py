@@ -38,6 +38,12 @@ def tables_of(network: Network, params: PyTree) -> tuple[Table, ...]:
     return tuple(make(leaves[layer.leaf].astype(jnp.float32)) for layer in network.layers)
 
 
+def step_of(table: Table, bits: jax.Array) -> jax.Array:
+    """[1, ..., channels]. bits: [channels] int32."""
+    places = bits.reshape((1,) * (table.steps.ndim - 1) + (-1,))
+    return jnp.take_along_axis(table.steps, places, axis=0)[0]
+
+
 def under_policy(
     network: Network, params: PyTree, tables: tuple[Table, ...], policy: jax.Array
 ) -> PyTree:
@@ -47,8 +53,8 @@ def under_policy(
         network.layers, tables, by_path(network, policy).values(), strict=True
     ):
         w = leaves[layer.leaf]
-        step = jnp.take_along_axis(table.steps, bits.reshape((1,) * w.ndim + (-1,)), axis=0)[0]
-        leaves[layer.leaf] = quantized(w.astype(jnp.float32), bits, step).astype(w.dtype)
+        on_grid = quantized(w.astype(jnp.float32), bits, step_of(table, bits))
+        leaves[layer.leaf] = on_grid.astype(w.dtype)
     return without_dead(network, jax.tree.unflatten(structure, leaves), alive(network, policy))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jpq_jax import artifact
 from jpq_jax.plan import Where, check_finite
 from jpq_jax.policy.agent import agent_search
 from jpq_jax.policy.allocation import (
@@ -19,9 +22,10 @@ from jpq_jax.policy.allocation import (
 )
 from jpq_jax.policy.decisions import Cost, Setting, setting_of
 from jpq_jax.policy.evaluation import Table, accuracies, tables_of
+from jpq_jax.policy.file_size import FileLimit, codes_of, lengths_of
 from jpq_jax.policy.importance import Criterion, importance_of
 from jpq_jax.policy.network import Costs, alive, by_path, costs, network_of, without_dead
-from jpq_jax.policy.search import Accuracies, Found, Trials, evolution, random_search
+from jpq_jax.policy.search import Accuracies, Trials, evolution, random_search
 from jpq_jax.vocabulary import PyTree, leaves_with_paths
 
 Method = Literal["evolution", "agent", "random", "lagrangian", "magnitude", "uniform"]
@@ -38,13 +42,15 @@ class Policy(NamedTuple):
     bits: for each kernel by its path, [channels] int32 in 0..8, as `channelwise` takes them.
     params: the given ones with zeros at all that belongs to channels that are dead in all layers that share them, biases and norms
       included: what to train on from, under `channelwise(bits)`; `shrink` takes the dead out.
+    codes: the same with the kernels on their grids, as `artifact.save` takes it: the compressed model, without more training.
     costs: of the model under the policy.
-    accuracy: on the examples that were searched with.
+    accuracy: of the codes on the examples that were searched with.
     rewards: [evaluations] of each policy that was tried, those by which the layers' sensitivity is measured first.
     """
 
     bits: dict[str, jax.Array]
     params: PyTree
+    codes: PyTree
     costs: Costs
     accuracy: float
     rewards: jax.Array
@@ -68,6 +74,7 @@ def find_policy(
     empty: bool = False,
     at_once: int = 1,
     where: Where = None,
+    file: Callable[[PyTree], PyTree] | None = None,
     progress: Progress | None = None,
 ) -> Policy:
     """Searches the policy of highest accuracy without training, of those that keep to a limit.
@@ -80,7 +87,8 @@ def find_policy(
       example: one input, in a batch of 1, or its shape.
       right: from params to the share of examples that the model gets right; pure. Not the test images.
       limit: of the cost.
-      cost: "bits" of the weights that are left, "macs" for one example, or "bit_operations".
+      cost: "bits" of the weights that are left, "macs" for one example, "bit_operations", or "bytes" of the file of the codes. These
+        are estimated while policies are made; the best one is taken whose file, written, keeps to the limit.
       evaluations: how many policies are tried; a rule tries one, the Lagrangian as many as there are layers, and two.
       seed: same seed, same result.
       method: "evolution" begins with what the rules give, and is the default since it was the best; "agent" is the hierarchical
@@ -94,38 +102,57 @@ def find_policy(
         `shrink(..., empty=True)`; `channelwise` then takes no bits for what has no elements.
       at_once: how many policies are measured side by side, by `jax.vmap`, and not one after the other; more pays on accelerators.
       where: which leaves, as in `plan_leaves`.
+      file: from the codes to the tree that will be saved, where bytes are limited and there is more to save.
       progress: told how far the search is, after every few policies.
 
     Raises:
-      ValueError: no such method or criterion; no layer, or a leaf that is not one's kernel; weights that are not finite; too few
+      ValueError: no such method, cost or criterion; no layer, or a leaf that is not one's kernel; weights that are not finite; too few
         evaluations; accuracies that are all NaN; or a limit that not even the least policy keeps to: one bit for the channels that
-        stay, a tenth of each layer's that may go, rounded up to a multiple, or none of them with `empty`.
+        stay, a tenth of each layer's that may go, rounded up to a multiple, or none of them with `empty`; or, of those tried, none does.
     """
-    _check(method, params, evaluations=evaluations, multiple=multiple, at_once=at_once)
+    _check(method, cost, params, evaluations=evaluations, multiple=multiple, at_once=at_once)
     network = network_of(apply, params, example, where=where)
     importance = importance_of(network, params, criterion, gradients)
-    setting = setting_of(
-        network, importance, cost, limit, shared=shared, multiple=multiple, empty=empty
-    )
     tables = tables_of(network, params)
+
+    def coded(policy: jax.Array) -> PyTree:
+        return codes_of(network, params, tables, policy)
+
+    def size_of(policy: jax.Array) -> int:
+        codes = coded(policy)
+        return artifact.file_bytes(codes if file is None else file(codes))
+
+    in_bytes = cost == "bytes"
+    setting = setting_of(
+        network,
+        importance,
+        cost,
+        math.inf if in_bytes else limit,
+        lengths=lengths_of(network, params, tables) if in_bytes else None,
+        shared=shared,
+        multiple=multiple,
+        empty=empty,
+    )
     measure = accuracies(network, params, tables, right, at_once)
     if progress is not None:
         measure = _told(measure, progress)
-    found = _found(setting, tables, measure, method, evaluations, seed)
+    rules = _Rules(tables, measure, FileLimit(limit, size_of) if in_bytes else None)
+    found = _found(setting, rules, method, evaluations, seed)
+    best = found.trials.best(rules.fits)
     return Policy(
-        by_path(network, found.policy),
-        without_dead(network, params, alive(network, found.policy)),
-        costs(network, found.policy),
-        found.accuracy,
-        found.rewards,
+        by_path(network, best.policy),
+        without_dead(network, params, alive(network, best.policy)),
+        coded(best.policy),
+        costs(network, best.policy),
+        best.accuracy,
+        jnp.concatenate([found.before, found.trials.rewards]),
     )
 
 
-def _check(method: str, params: PyTree, **numbers: int) -> None:
-    if method not in METHODS:
-        raise ValueError(
-            f"find_policy: got method={method!r}, expected one of {', '.join(METHODS)}"
-        )
+def _check(method: str, cost: str, params: PyTree, **numbers: int) -> None:
+    for name, got, known in (("method", method, METHODS), ("cost", cost, get_args(Cost))):
+        if got not in known:
+            raise ValueError(f"find_policy: got {name}={got!r}, expected one of {', '.join(known)}")
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"find_policy: got {name}={number}, expected at least 1")
@@ -151,43 +178,75 @@ def _told(measure: Accuracies, progress: Progress) -> Accuracies:
     return of_policies
 
 
-def _found(
-    setting: Setting,
-    tables: tuple[Table, ...],
-    measure: Accuracies,
-    method: Method,
-    evaluations: int,
-    seed: int,
-) -> Found:
+class _Found(NamedTuple):
+    """Attributes:
+    before: [n], accuracies that rules measured first.
+    trials: the policies tried.
+    """
+
+    before: jax.Array
+    trials: Trials
+
+
+def _found(setting: Setting, rules: _Rules, method: Method, evaluations: int, seed: int) -> _Found:
     key = jax.random.key(seed)
-    if method == "random":
-        return random_search(setting, measure, key, evaluations)
-    if method == "agent":
-        return agent_search(setting, measure, key, evaluations)
+    if method in ("random", "agent"):
+        search = random_search if method == "random" else agent_search
+        if rules.limit is not None:
+            setting = rules.by("magnitude", setting).setting
+        return _Found(jnp.zeros(0), search(setting, rules.measure, key, evaluations))
     if method != "evolution":
-        policy, before = _by_rule(setting, tables, measure, method)
-        after = measure(policy[None])
-        return Trials(policy[None], after).best()._replace(rewards=jnp.concatenate([before, after]))
-    rules = [_by_rule(setting, tables, measure, rule) for rule in _RULES]
-    before = jnp.concatenate([measured for _, measured in rules])
+        ruled = rules.by(method, setting)
+        policies = ruled.policy[None]
+        return _Found(ruled.measured, Trials(policies, rules.measure(policies)))
+    each = [rules.by(rule, setting) for rule in _RULES]
+    before = jnp.concatenate([ruled.measured for ruled in each])
     left = evaluations - len(before)
-    if left < len(rules):
+    if left < len(each):
         raise ValueError(
-            f"find_policy: got evaluations={evaluations}, expected at least {len(before) + len(rules)} for "
+            f"find_policy: got evaluations={evaluations}, expected at least {len(before) + len(each)} for "
             "evolution: as many as there are layers, and one, and one for each of the rules it begins with"
         )
-    start = jnp.stack([policy for policy, _ in rules])
-    found = evolution(setting, measure, key, left, start)
-    return found._replace(rewards=jnp.concatenate([before, found.rewards]))
+    start = jnp.stack([ruled.policy for ruled in each])
+    return _Found(before, evolution(each[-1].setting, rules.measure, key, left, start))
 
 
-def _by_rule(
-    setting: Setting, tables: tuple[Table, ...], measure: Accuracies, rule: Method
-) -> tuple[jax.Array, jax.Array]:
-    """The policy, and what was measured on the way."""
-    if rule == "uniform":
-        return uniform_policy(setting), jnp.zeros(0)
-    if rule == "magnitude":
-        return magnitude_policy(setting, tables), jnp.zeros(0)
-    sensitivity, measured = sensitivity_of(setting, tables, measure)
-    return lagrangian_policy(setting, tables, sensitivity), measured
+class _Ruled(NamedTuple):
+    """Attributes:
+    setting: with the limit at which the rule keeps to that of a file, if there is one.
+    policy: the rule's.
+    measured: [n], accuracies, on the way.
+    """
+
+    setting: Setting
+    policy: jax.Array
+    measured: jax.Array
+
+
+class _Rules(NamedTuple):
+    """What rules go by.
+
+    Attributes:
+      tables: of errors.
+      measure: accuracies.
+      limit: of the file, if it is limited.
+    """
+
+    tables: tuple[Table, ...]
+    measure: Accuracies
+    limit: FileLimit | None
+
+    def fits(self, policy: jax.Array) -> bool:
+        return self.limit is None or self.limit.fits(policy)
+
+    def by(self, name: Method, setting: Setting) -> _Ruled:
+        measured = jnp.zeros(0)
+        rule: Callable[[Setting], jax.Array] = uniform_policy
+        if name == "magnitude":
+            rule = functools.partial(magnitude_policy, tables=self.tables)
+        elif name == "lagrangian":
+            sensitivity, measured = sensitivity_of(setting, self.tables, self.measure)
+            rule = functools.partial(lagrangian_policy, tables=self.tables, sensitivity=sensitivity)
+        if self.limit is not None:
+            return _Ruled(*self.limit.met(setting, rule), measured)
+        return _Ruled(setting, rule(setting), measured)

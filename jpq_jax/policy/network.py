@@ -145,17 +145,25 @@ def alive(network: Network, policy: jax.Array) -> jax.Array:
 def costs(network: Network, policy: jax.Array, activation_bits: int = 32) -> Costs:
     """policy: as for `alive`."""
     living = alive(network, policy).astype(jnp.float32)
-    inputs = jnp.matmul(network.inputs_of, living, precision="highest")
-
-    def of_layers(each: jax.Array) -> jax.Array:
-        return jnp.zeros(len(network.layers), jnp.float32).at[network.layer_of].add(each)
-
-    bits = inputs * of_layers(policy.astype(jnp.float32))
-    outputs = inputs * of_layers(living[network.slot_of])
+    bits = _of_living_inputs(network, living, policy.astype(jnp.float32))
+    outputs = _of_living_inputs(network, living, living[network.slot_of])
     positions = jnp.asarray([layer.positions for layer in network.layers], jnp.float32)
     return Costs(
         jnp.sum(bits), jnp.sum(positions * outputs), activation_bits * jnp.sum(positions * bits)
     )
+
+
+def coded_bits(network: Network, lengths: jax.Array, policy: jax.Array) -> jax.Array:
+    """[] float32: of the weights that are left, where each takes so many. lengths: [9, channels of all layers], by bit-width."""
+    each = jnp.take_along_axis(lengths, policy[None], axis=0)[0]
+    living = alive(network, policy).astype(jnp.float32)
+    return jnp.sum(_of_living_inputs(network, living, each))
+
+
+def _of_living_inputs(network: Network, living: jax.Array, each: jax.Array) -> jax.Array:
+    """[layers], what a weight has of each channel, summed over its weights. living: [slots + 1]; each: [channels of all layers]."""
+    inputs = jnp.matmul(network.inputs_of, living, precision="highest")
+    return inputs * jnp.zeros(len(network.layers), jnp.float32).at[network.layer_of].add(each)
 
 
 def by_path(network: Network, policy: jax.Array) -> dict[str, jax.Array]:

@@ -23,7 +23,7 @@ from jpq_jax.policy.decisions import (
     together,
     whole_number,
 )
-from jpq_jax.vocabulary import MAX_BITS
+from jpq_jax.vocabulary import MAX_BITS, InfeasibleError
 
 _PARENTS = 10  # of a generation
 _DRAWN = 16  # children for each that is tried
@@ -36,20 +36,23 @@ Accuracies = Callable[[jax.Array], jax.Array]
 """[policies, channels of all layers] int32 -> [policies] float32."""
 
 
-class Found(NamedTuple):
+class Best(NamedTuple):
     """Attributes:
-    policy: the best, [channels of all layers] int32.
+    policy: [channels of all layers] int32.
     accuracy: its.
-    rewards: [evaluations] float32, of each policy that was tried, in order.
     """
 
     policy: jax.Array
     accuracy: float
-    rewards: jax.Array
 
 
 class Trials(NamedTuple):
-    """What was tried: `policies` [n, channels of all layers], `rewards` [n]."""
+    """What was tried, in order.
+
+    Attributes:
+      policies: [evaluations, channels of all layers] int32.
+      rewards: [evaluations] float32, their accuracies.
+    """
 
     policies: jax.Array
     rewards: jax.Array
@@ -57,24 +60,31 @@ class Trials(NamedTuple):
     def and_more(self, other: Trials) -> Trials:
         return Trials(*(jnp.concatenate(pair) for pair in zip(self, other, strict=True)))
 
-    def best(self) -> Found:
-        """Raises ValueError if no accuracy is a number."""
-        first = jnp.argmax(_numbers(self.rewards))
-        if bool(jnp.isnan(self.rewards[first])):
-            raise ValueError(
-                f"search: got NaN for the accuracy of all {len(self.rewards)} policies"
-            )
-        return Found(self.policies[first], float(self.rewards[first]), self.rewards)
+    def best(self, fits: Callable[[jax.Array], bool] = lambda _: True) -> Best:
+        """The first of those with the highest accuracy that fit.
+
+        Raises:
+          ValueError: if no accuracy is a number.
+          InfeasibleError: if no policy fits.
+        """
+        rewards = np.asarray(self.rewards)
+        if np.isnan(rewards).all():
+            raise ValueError(f"search: got NaN for the accuracy of all {len(rewards)} policies")
+        order = np.argsort(-rewards, kind="stable")  # NaN last
+        for i in order[: np.isfinite(rewards).sum()]:
+            if fits(self.policies[i]):
+                return Best(self.policies[i], float(rewards[i]))
+        raise InfeasibleError(f"search: none of the {len(rewards)} policies keeps to the limit")
 
 
 def random_search(
     setting: Setting, accuracies: Accuracies, key: jax.Array, evaluations: int
-) -> Found:
+) -> Trials:
     """Actions drawn evenly."""
     shape = (evaluations, len(setting.network.layers), ACTIONS)
     policies = _drawn(setting, key, shape)
     parts = [policies[i : i + _BATCH] for i in range(0, evaluations, _BATCH)]
-    return Trials(policies, jnp.concatenate([accuracies(part) for part in parts])).best()
+    return Trials(policies, jnp.concatenate([accuracies(part) for part in parts]))
 
 
 def evolution(
@@ -84,7 +94,7 @@ def evolution(
     evaluations: int,
     start: jax.Array | None = None,
     batch: int = _BATCH,
-) -> Found:
+) -> Trials:
     """The best policies so far, crossed and changed a little, again and again.
 
     A child has each layer, or all that write to the same slots, from one of two parents; then some layers, and some channels, have a bit more or less, and some groups of
@@ -120,7 +130,7 @@ def evolution(
         children = bred(one, parents, policies)[:left]
         policies = jnp.concatenate([policies, children])
         rewards = jnp.concatenate([rewards, accuracies(children)])
-    return Trials(policies, rewards).best()
+    return Trials(policies, rewards)
 
 
 def _numbers(rewards: jax.Array) -> jax.Array:

@@ -38,7 +38,7 @@ class ChannelPlan(NamedTuple):
     ) -> list[Codes]:
         del curvature
         parts = zip(weights, self.channel_bits, self.channel_steps, dtypes, strict=True)
-        return [_codes(w, bits, step, dtype) for w, bits, step, dtype in parts]
+        return [channel_codes(w, bits, step, dtype) for w, bits, step, dtype in parts]
 
 
 def channelwise(bits: Mapping[str, ArrayLike]) -> Planner:
@@ -102,7 +102,7 @@ def fitted(w: jax.Array, bits: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     def tried(t: jax.Array, best: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         step, gain = best
-        q = _numbers(w, bits, (t + 1) / _TRIES / jnp.maximum(most, 1))
+        q = numbers(w, bits, (t + 1) / _TRIES / jnp.maximum(most, 1))
         both, square = (jnp.sum(x * q, axis=axes, keepdims=True) for x in (w, q))
         new = both**2 / jnp.maximum(square, 1)
         better = new > gain
@@ -117,7 +117,7 @@ def fitted(w: jax.Array, bits: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def quantized(w: jax.Array, bits: jax.Array, step: jax.Array) -> jax.Array:
     """The nearest values. step: [1, ..., channels]."""
-    return step * _numbers(w, bits, step)
+    return step * numbers(w, bits, step)
 
 
 def _largest_number(bits: jax.Array, ndim: int) -> jax.Array:
@@ -126,18 +126,19 @@ def _largest_number(bits: jax.Array, ndim: int) -> jax.Array:
     return most.astype(jnp.float32).reshape((1,) * (ndim - 1) + (-1,))
 
 
-def _numbers(w: jax.Array, bits: jax.Array, step: jax.Array) -> jax.Array:
+def numbers(w: jax.Array, bits: jax.Array, step: jax.Array) -> jax.Array:
     """The whole multiples of the step nearest to the weights, of those that there are."""
     most = _largest_number(bits, w.ndim)
     return jnp.clip(jnp.round(w / jnp.where(step > 0, step, jnp.inf)), -most, most)
 
 
-def _codes(w: jax.Array, bits: jax.Array, step: jax.Array, dtype: str) -> Codes:
+def channel_codes(w: jax.Array, bits: jax.Array, step: jax.Array, dtype: str) -> Codes:
+    """w: [..., channels] float32; bits: [channels] int32 in 0..8; step: [1, ..., channels]; dtype: that the weights have dense."""
     wide = jnp.maximum(jnp.max(bits, initial=0), 1)
     half = jnp.left_shift(1, wide - 1)
 
     def code_of(w: jax.Array, bits: jax.Array, step: jax.Array, half: jax.Array) -> jax.Array:
-        q = _numbers(w, bits, step).astype(jnp.int32)
+        q = numbers(w, bits, step).astype(jnp.int32)
         return jnp.where(q == 0, 0, q + half + jnp.where(q < 0, 1, 0)).astype(CODE_DTYPE)
 
     place = jnp.arange(LEVELS, dtype=jnp.int32)
