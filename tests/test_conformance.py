@@ -36,10 +36,8 @@ def rows(**having: Any) -> pytest.MarkDecorator:
 
 distinct = {} if THOROUGH else {"alike": False}
 every_row = rows(**distinct)
-every_budget = rows(budgeted=True)
-every_distinct_budget = rows(budgeted=True, **distinct)
+every_budget = rows(budgeted=True, **distinct)
 every_transformation = rows(of_planner=False, **distinct)
-in_every_place = rows(of_planner=False)
 
 
 def chained(row: Row, **options: Any) -> optax.GradientTransformationExtraArgs:
@@ -125,7 +123,7 @@ def test_needs_params(row: Row) -> None:
         optimizer.update(gradients(params), optimizer.init(params))
 
 
-@in_every_place
+@every_transformation
 def test_lets_unknown_extra_arguments_pass(row: Row) -> None:
     params = make_params()
     optimizer = chained(row)
@@ -180,7 +178,7 @@ def test_donated_state_and_params(row: Row) -> None:
     chex.assert_trees_all_equal(params, kept)
 
 
-@in_every_place
+@every_transformation
 def test_multi_steps(row: Row) -> None:
     params = make_params()
     optimizer = optax.MultiSteps(chained(row), every_k_schedule=2)
@@ -191,7 +189,7 @@ def test_multi_steps(row: Row) -> None:
         assert_within_budget(row, jpq_jax.finalize(reached, state))
 
 
-@in_every_place
+@every_transformation
 def test_inject_hyperparams(row: Row) -> None:
     params = make_params()
     options = row.options | {"where": lambda path, _: path.endswith("kernel")}
@@ -216,7 +214,7 @@ def test_inject_budget_schedule(row: Row) -> None:
     assert_same(run(injected, params)[0], run(row.make(budget_schedule=ramp), params)[0])
 
 
-@rows(number=True, of_planner=False)
+@rows(number=True, of_planner=False, **distinct)
 def test_schedules(row: Row) -> None:
     params = make_params()
     assert row.number
@@ -228,7 +226,7 @@ def test_schedules(row: Row) -> None:
     assert optax.tree.norm(gap) > 1e-3
 
 
-@every_distinct_budget
+@every_budget
 def test_partition(row: Row) -> None:
     params = make_params()
     labels = {"conv": "compressed", "dense": "free"}
@@ -241,7 +239,7 @@ def test_partition(row: Row) -> None:
     chex.assert_trees_all_equal(codes["dense"], reached["dense"])
 
 
-@every_distinct_budget
+@every_budget
 def test_two_partitions_with_budgets_of_their_own(row: Row) -> None:
     params = make_params()
     groups = {"conv": chained(row), "dense": chained(row)}

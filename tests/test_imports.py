@@ -24,7 +24,7 @@ ORDER = [
 ALLOWED = {name: set(ORDER[: i + 1]) for i, name in enumerate(ORDER)}
 ALLOWED["artifact"] = {"vocabulary", "artifact"}
 ALLOWED["removal"] = {"vocabulary", "removal"}
-ALLOWED["policy"] = {*ALLOWED["projection"], "removal", "policy"}
+ALLOWED["policy"] = {*ALLOWED["projection"], "removal", "artifact", "policy"}  # bytes of a file
 # These see both sides, the codes and the file.
 AFTER = ["file_budget", "checkpoint", "report", "post_training", "cli"]
 ALLOWED |= {

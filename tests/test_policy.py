@@ -332,19 +332,15 @@ def test_dead_slots_take_their_biases_and_norms_with_them():
     "name", ["resnet20_cifar10_ajpq", "lenet5_mnist_ajpq", "mobilenetv1_imagenet"]
 )
 def test_what_the_configs_ask_for_can_be_had(name: str):
-    for settings in configuration.presets(name).values():
-        net = model.build(settings.model, seed=0)
-        side = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "imagenet": (224, 224, 3)}
-        example = jax.ShapeDtypeStruct((1, *side[settings.dataset]), jnp.float32)
-        network = network_of(net.logits, net.variables, example)
-        whole = costs(network, jnp.full(len(network.slot_of), 8, jnp.int32))
-        limit = (settings.macs or 1) * float(whole.macs)
-        setting_of(
-            network,
-            importance_of(network, net.variables),
-            "macs",
-            limit,
-            shared=False,
-            multiple=settings.multiple,
-            empty=settings.empty,
-        )
+    presets = list(configuration.presets(name).values())
+    assert len({(settings.model, settings.dataset) for settings in presets}) == 1
+    net = model.build(presets[0].model, seed=0)
+    side = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "imagenet": (224, 224, 3)}
+    example = jax.ShapeDtypeStruct((1, *side[presets[0].dataset]), jnp.float32)
+    network = network_of(net.logits, net.variables, example)
+    importance = importance_of(network, net.variables)
+    whole = costs(network, jnp.full(len(network.slot_of), 8, jnp.int32))
+    for multiple, empty, macs in {(one.multiple, one.empty, one.macs or 1) for one in presets}:
+        limit = macs * float(whole.macs)
+        options = {"shared": False, "multiple": multiple, "empty": empty}
+        setting_of(network, importance, "macs", limit, **options)

@@ -44,7 +44,7 @@ def found_by(net: Net, limit: float, method: Any = "evolution", **besides: Any) 
         right_of(net),
         limit=limit,
         cost="bytes",
-        evaluations=45,
+        evaluations=25,
         method=method,
         **besides,
     )
@@ -60,7 +60,7 @@ def test_every_method_keeps_to_the_bytes_of_the_file():
     )
     limit = 0.6 * jpq_jax.artifact.file_bytes(whole)
     reached = {}
-    for method in METHODS if THOROUGH else ("evolution", "random", "magnitude"):
+    for method in METHODS if THOROUGH else ("evolution", "random"):
         found = found_by(net, limit, method)
         assert len(jpq_jax.artifact.encode(found.codes)) <= limit, method
         dense = jpq_jax.dequantize(found.codes)
@@ -79,12 +79,12 @@ def test_the_rest_of_the_file_counts_and_a_limit_that_cannot_be_is_told():
         return {"params": codes, "rest": rest}
 
     with pytest.raises(InfeasibleError, match=r"got a limit of 5 bytes, expected at least"):
-        found_by(net, 5, "magnitude")
-    alone = found_by(net, 3_000, "magnitude")
-    both = found_by(net, 3_000, "magnitude", file=file)
-    assert jpq_jax.artifact.file_bytes(file(both.codes)) <= 3_000
+        found_by(net, 5, "uniform")
+    alone = found_by(net, 2_500, "uniform")
+    both = found_by(net, 2_500, "uniform", file=file)
+    assert jpq_jax.artifact.file_bytes(file(both.codes)) <= 2_500
     assert float(both.costs.bits) < float(alone.costs.bits)
-    unlimited = found_by(net, float("inf"), "magnitude")
+    unlimited = found_by(net, float("inf"), "uniform")
     assert all((np.asarray(bits) == 8).all() for bits in unlimited.bits.values())
 
 

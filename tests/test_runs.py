@@ -132,9 +132,9 @@ def kill_after(line: str, delay: float, *arguments: str) -> None:
 def test_killed_and_resumed_ends_in_the_same_bytes(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
-    """After the last dense epoch, and within compression, at any moment of the epoch that follows."""
+    """Within compression, and after the first and the last dense epoch, at any moment of the epoch that follows."""
     arguments = ("lenet5_mnist", *QUICK, f"--workdir={tmp_path}")
-    for epoch in (1, 2, 4) if THOROUGH else (2, 4):
+    for epoch in (1, 2, 4) if THOROUGH else (4,):
         kill_after(f"epoch   {epoch}", random.Random(epoch).uniform(0, 0.2), *arguments)
     output = finish(start(*arguments))
     assert "going on after epoch" in output

@@ -55,9 +55,7 @@ def trained(
     return params, state
 
 
-@pytest.mark.parametrize(
-    "scale", [1.0, 1e-18, 1e18, 1e-30, 1e30] if THOROUGH else [1.0, 1e-30, 1e30]
-)
+@pytest.mark.parametrize("scale", [1.0, 1e-18, 1e18, 1e-30, 1e30] if THOROUGH else [1.0, 1e-30])
 @pytest.mark.parametrize("nbytes", [150, 700, 3000] if THOROUGH else [150, 3000])
 def test_the_file_keeps_to_the_budget_and_uses_it(nbytes: int, scale: float) -> None:
     codes = finalize(*trained(net(scale=scale), nbytes))
@@ -177,7 +175,7 @@ def test_the_budget_falls_by_its_schedule() -> None:
     assert used[-1] <= 600
 
 
-@pytest.mark.parametrize("nbytes", [700, 3000])
+@pytest.mark.parametrize("nbytes", [700, 3000] if THOROUGH else [700])
 def test_a_budget_that_was_loose_leaves_nothing_behind(nbytes: int) -> None:
     """After a ramp, with budgets at its beginning that nothing can fill, about as little is lost as without one."""
 
@@ -190,7 +188,7 @@ def test_a_budget_that_was_loose_leaves_nothing_behind(nbytes: int) -> None:
     assert lost(budget_schedule=ramp) < 1.15 * lost()
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf] if THOROUGH else [np.nan])
 def test_a_weight_that_is_none_for_a_while_is_got_over(bad: float) -> None:
     params = net()
     optimizer = latent(optax.sgd(1.0), joint(Budget(nbytes=1500)), every=1)

@@ -122,7 +122,7 @@ def _cost_of_bits(setting: Setting) -> jax.Array:
     each = np.array([layer.taps * layer.inputs.sum() for layer in layers], np.float32)
     if setting.cost in ("macs", "bit_operations"):
         each *= [layer.positions for layer in layers]
-    return setting.lengths * each[setting.network.layer_of]
+    return setting.lengths * each[setting.network.layer_of][None]
 
 
 def _with_least(setting: Setting, policy: jax.Array) -> jax.Array:

@@ -29,13 +29,15 @@ class Table(NamedTuple):
 def tables_of(network: Network, params: PyTree) -> tuple[Table, ...]:
     """For each layer."""
     leaves = jax.tree.leaves(params)
+    return tuple(_table_of(leaves[layer.leaf].astype(jnp.float32)) for layer in network.layers)
 
-    def of_layer(w: jax.Array) -> Table:
-        each = [fitted(w, jnp.full(w.shape[-1], b, jnp.int32)) for b in range(MAX_BITS + 1)]
-        return Table(*(jnp.stack(parts) for parts in zip(*each, strict=True)))
 
-    make = jax.jit(of_layer)
-    return tuple(make(leaves[layer.leaf].astype(jnp.float32)) for layer in network.layers)
+@jax.jit
+def _table_of(w: jax.Array) -> Table:
+    def of_width(width: jax.Array) -> Table:
+        return Table(*fitted(w, jnp.full(w.shape[-1], width, jnp.int32)))
+
+    return lax.map(of_width, jnp.arange(MAX_BITS + 1, dtype=jnp.int32))
 
 
 def step_of(table: Table, bits: jax.Array) -> jax.Array:

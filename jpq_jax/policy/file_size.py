@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jpq_jax.policy.decisions import Setting, cost_of, least_policy
 from jpq_jax.policy.evaluation import Table, step_of
@@ -25,26 +26,26 @@ def lengths_of(network: Network, params: PyTree, tables: tuple[Table, ...]) -> j
     with their mean; a channel has too few for frequencies of its own.
     """
     leaves = jax.tree.leaves(params)
-
-    def of_layer(w: jax.Array, steps: jax.Array) -> jax.Array:
-        axes = tuple(range(w.ndim - 1))
-
-        def of_width(width: jax.Array, step: jax.Array) -> jax.Array:
-            size = jnp.abs(numbers(w, jnp.full(w.shape[-1], width), step))
-            mean, signs = (
-                jnp.mean(size, axis=axes),
-                jnp.mean(jnp.where(size > 0, 1.0, 0.0), axis=axes),
-            )
-            return jnp.log2(1 + mean) + mean * jnp.log2(1 + 1 / jnp.maximum(mean, 1e-30)) + signs
-
-        return jax.vmap(of_width)(jnp.arange(MAX_BITS + 1), steps)
-
-    make = jax.jit(of_layer)
     each = (
-        make(leaves[layer.leaf].astype(jnp.float32), table.steps)
+        _lengths(leaves[layer.leaf].astype(jnp.float32), table.steps)
         for layer, table in zip(network.layers, tables, strict=True)
     )
     return jnp.concatenate(list(each), axis=1)
+
+
+@jax.jit
+def _lengths(w: jax.Array, steps: jax.Array) -> jax.Array:
+    """[9, channels]. steps: [9, 1, ..., channels]."""
+    axes = tuple(range(w.ndim - 1))
+
+    def of_width(at: tuple[jax.Array, jax.Array]) -> jax.Array:
+        width, step = at
+        size = jnp.abs(numbers(w, jnp.full(w.shape[-1], width), step))
+        mean = jnp.mean(size, axis=axes)
+        signs = jnp.mean(jnp.where(size > 0, 1.0, 0.0), axis=axes)
+        return jnp.log2(1 + mean) + mean * jnp.log2(1 + 1 / jnp.maximum(mean, 1e-30)) + signs
+
+    return lax.map(of_width, (jnp.arange(MAX_BITS + 1, dtype=jnp.int32), steps))
 
 
 def codes_of(
