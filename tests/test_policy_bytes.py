@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiled import THOROUGH
-from networks import Net, image
+from flax import nnx
+from networks import Depthwise, Net, image, nnx_net
 from test_policy import Toy, residual
 
 import jpq_jax
@@ -78,6 +80,8 @@ def test_the_rest_of_the_file_counts_and_a_limit_that_cannot_be_is_told():
     def file(codes: Any) -> Any:
         return {"params": codes, "rest": rest}
 
+    with pytest.raises(ValueError, match="got file= with cost='bits'"):
+        jpq_jax.find_policy(net.apply, net.params, *net.inputs, right_of(net), limit=1e9, file=file)
     with pytest.raises(InfeasibleError, match=r"got a limit of 5 bytes, expected at least"):
         found_by(net, 5, "uniform")
     alone = found_by(net, 2_500, "uniform")
@@ -86,6 +90,43 @@ def test_the_rest_of_the_file_counts_and_a_limit_that_cannot_be_is_told():
     assert float(both.costs.bits) < float(alone.costs.bits)
     unlimited = found_by(net, float("inf"), "uniform")
     assert all((np.asarray(bits) == 8).all() for bits in unlimited.bits.values())
+
+
+def test_odd_networks_keep_to_the_least_there_can_be():
+    """Depthwise layers in bfloat16, channels by the four, layers without any: at the very bytes of the least policy, and a few more."""
+    net = nnx_net(Depthwise(nnx.Rngs(0)), image()[:1])
+    params = jax.tree.map(lambda w: w.astype(jnp.bfloat16) if w.ndim > 1 else w, net.params)
+    net = net._replace(params=params)
+    options = {"empty": True, "multiple": 4}
+    with pytest.raises(InfeasibleError) as raised:
+        found_by(net, 9, "magnitude", **options)
+    least = int(re.findall(r"at least ([\d,]+):", str(raised.value))[0].replace(",", ""))
+    for limit in (least, least + 300):
+        found = found_by(net, limit, "random", **options)
+        data = jpq_jax.artifact.encode(found.codes)
+        assert len(data) <= limit
+        loaded = jpq_jax.artifact.decode(data, like=found.params).codes
+        jax.tree.map(np.testing.assert_array_equal, loaded, found.codes)
+        kinds = {
+            leaf.dtype for leaf in jax.tree.leaves(jpq_jax.dequantize(loaded)) if leaf.ndim > 1
+        }
+        assert kinds == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_under_strict_rank_promotion():
+    toy = Toy()
+    apply = lambda params, x: jnp.tanh(x @ params["a"]["kernel"]) @ params["b"]["kernel"]  # noqa: E731
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        found = jpq_jax.find_policy(
+            apply,
+            toy.params,
+            toy.x[:1],
+            lambda params: -jnp.mean((apply(params, toy.x) - apply(toy.params, toy.x)) ** 2),
+            limit=150,
+            cost="bytes",
+            evaluations=10,
+        )
+    assert jpq_jax.artifact.file_bytes(found.codes) <= 150
 
 
 def test_lengths_are_those_of_geometric_numbers():
@@ -109,5 +150,8 @@ def test_the_best_is_the_first_of_those_that_fit():
     assert int(trials.best(lambda policy: int(policy[0]) > 1).policy[0]) == 4
     best = trials.best(lambda policy: int(policy[0]) not in (1, 4))
     assert (int(best.policy[0]), best.accuracy) == (3, 0.5)
-    with pytest.raises(InfeasibleError, match="none of the 5 policies"):
+    with pytest.raises(InfeasibleError, match="of 5 policies, none"):
         trials.best(lambda policy: int(policy[0]) == 2)
+    endless = Trials(jnp.arange(3)[:, None], jnp.array([jnp.nan, jnp.inf, -jnp.inf]))
+    assert endless.first(3, lambda _: True) == [1, 2]
+    assert endless.best(lambda policy: int(policy[0]) != 1).accuracy == -jnp.inf

@@ -45,7 +45,7 @@ def uniform_policy(setting: Setting) -> jax.Array:
 
 def magnitude_policy(setting: Setting, tables: tuple[Table, ...]) -> jax.Array:
     """The bits of a channel follow its weights' root mean square, one more for twice as much; least first, down to 0."""
-    sizes = [layer.taps * layer.inputs.sum() for layer in setting.network.layers]
+    sizes = [float(layer.taps * layer.inputs.sum()) for layer in setting.network.layers]
     squares = jnp.concatenate([table.errors[0] / n for table, n in zip(tables, sizes, strict=True)])
     octaves = 0.5 * jnp.log2(jnp.maximum(squares, 1e-30))
 

@@ -33,7 +33,8 @@ class Setting(NamedTuple):
       network: the model's.
       cost: which of `Costs` is limited, or the bytes of the file.
       limit: of it.
-      lengths: [9, channels of all layers] float32, bits that a weight takes in what is limited, for each bit-width.
+      lengths: [9, channels of all layers] float32, what a weight counts for at each bit-width: its bits, those that it takes in a file,
+        or for multiplications 1, and 0 if it is pruned.
       rank: [slots + 1] int32, of each slot by importance in its group, 0 the most important.
       group_of_slot: [slots + 1] int32, -1 for what cannot go.
       sizes: [groups] int32, slots of each.
@@ -86,7 +87,7 @@ def setting_of(
       importance: [channels of all layers], as from `importance_of`.
       cost: what is limited; multiplications are as many at any number of bits, so that these are 8 there.
       limit: of it.
-      lengths: as from `lengths_of`, where bytes are limited; those of the coded weights, by these.
+      lengths: as from `lengths_of`, where bytes are limited, which are estimated by them.
       shared: whether slots may go that several layers write to; those by groups, as depthwise ones, go with their inputs.
       multiple: of how many slots stay.
       empty: whether none may.
@@ -110,7 +111,7 @@ def setting_of(
         network,
         cost,
         float(limit),
-        _lengths(network, cost) if lengths is None else lengths,
+        _counted(network, cost) if lengths is None else lengths,
         jnp.asarray(rank),
         jnp.asarray(group_of_slot),
         jnp.asarray(
@@ -164,7 +165,7 @@ def _written_by_others(network: Network) -> np.ndarray:
     return found[:-1]
 
 
-def _lengths(network: Network, cost: Cost) -> jax.Array:
+def _counted(network: Network, cost: Cost) -> jax.Array:
     widths = np.arange(MAX_BITS + 1)[:, None]
     each = np.minimum(widths, 1) if cost == "macs" else widths
     return jnp.asarray(np.broadcast_to(each, (MAX_BITS + 1, len(network.slot_of))), jnp.float32)
@@ -266,5 +267,6 @@ def allowed(
         return new, slots, cost_of(setting, new)
 
     policies, slots, each = jax.vmap(tried)(jnp.asarray(_SCALES))
-    first = jnp.argmax(each <= setting.limit)
+    # At 0 it is the least policy, which the limit allows, though not always by another program's rounding.
+    first = jnp.argmax((each <= setting.limit).at[-1].set(True))
     return policies[first], slots[first], jnp.asarray(_SCALES)[first] * action

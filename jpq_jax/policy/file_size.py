@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from jpq_jax import artifact
+from jpq_jax.artifact.record import fewest_bytes
 from jpq_jax.policy.decisions import Setting, cost_of, least_policy
 from jpq_jax.policy.evaluation import Table, step_of
 from jpq_jax.policy.network import Network, alive, by_path, without_dead
@@ -18,12 +21,13 @@ from jpq_jax.projection.channelwise import channel_codes, numbers
 from jpq_jax.vocabulary import MAX_BITS, Codes, InfeasibleError, PyTree, dtype_name
 
 _ENOUGH = 0.98  # of the bytes; more is looked for by the searches themselves
+_ROUNDING = 2.0**-18  # of an estimate
 _ROUNDS = 8
 
 
 def lengths_of(network: Network, params: PyTree, tables: tuple[Table, ...]) -> jax.Array:
-    """[9, channels of all layers] float32: bits that one of a channel's weights takes at each bit-width, if its numbers were geometric
-    with their mean; a channel has too few for frequencies of its own.
+    """[9, channels of all layers] float32: bits that one of a channel's weights takes at each bit-width, if its numbers' sizes were
+    geometric with their mean, and a bit for the sign of each that is not 0. A channel has too few for frequencies of its own.
     """
     leaves = jax.tree.leaves(params)
     each = (
@@ -68,39 +72,65 @@ class FileLimit(NamedTuple):
     """Attributes:
     nbytes: that the file may have.
     size_of: from a policy to the bytes of its file.
+    fewest: that a file of so many weights must have.
     """
 
     nbytes: float
     size_of: Callable[[jax.Array], int]
+    fewest: int
 
     def fits(self, policy: jax.Array) -> bool:
-        return self.size_of(policy) <= self.nbytes
+        return self.fewest <= self.size_of(policy) <= self.nbytes
 
     def met(
         self, setting: Setting, rule: Callable[[Setting], jax.Array]
     ) -> tuple[Setting, jax.Array]:
-        """The setting, with the limit of its estimate at which the rule's policy has about the bytes there are, and that policy.
+        """The setting, with about the highest limit of its estimate at which the rule's policy keeps to the bytes there are, and that
+        policy; the least one, if none of those tried does.
 
         Raises:
           InfeasibleError: if the least policy has more.
         """
         found = least_policy(setting)[0]
-        low, high = float(cost_of(setting, found)), math.inf
+        low, high = float(cost_of(setting, found)) * (1 + _ROUNDING), math.inf
         least = self.size_of(found)
         if not least <= self.nbytes:
             raise InfeasibleError(
                 f"got a limit of {self.nbytes:,.0f} bytes, expected at least {least:,}: the least policy's file"
             )
-        at = low + self.nbytes - least
+        at, policy = low + self.nbytes - least, found
         for _ in range(_ROUNDS):
-            policy = rule(setting._replace(limit=at))
+            before, policy = policy, rule(setting._replace(limit=at))
             size = self.size_of(policy)
             if size <= self.nbytes:
                 low, found = at, policy
             else:
                 high = at
-            if _ENOUGH * self.nbytes <= size <= self.nbytes:
+            is_enough = _ENOUGH * self.nbytes <= size <= self.nbytes
+            if is_enough or bool(jnp.all(policy == before)):
                 break
             at += (1 + _ENOUGH) / 2 * self.nbytes - size
             at = at if low < at < high else (low + high) / 2
         return setting._replace(limit=low), found
+
+
+def file_limit_of(
+    nbytes: float,
+    coded: Callable[[jax.Array], PyTree],
+    file: Callable[[PyTree], PyTree] | None,
+    params: PyTree,
+) -> FileLimit:
+    """For the file of what `file` makes of a policy's codes; each policy's is written once.
+
+    coded: from a policy to its codes. params: what the codes are of.
+    """
+    known: dict[bytes, int] = {}
+
+    def size_of(policy: jax.Array) -> int:
+        key = np.asarray(policy).tobytes()
+        if key not in known:
+            codes = coded(policy)
+            known[key] = artifact.file_bytes(codes if file is None else file(codes))
+        return known[key]
+
+    return FileLimit(nbytes, size_of, fewest_bytes(sum(w.size for w in jax.tree.leaves(params))))

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jpq_jax import artifact
 from jpq_jax.plan import Where, check_finite
 from jpq_jax.policy.agent import agent_search
 from jpq_jax.policy.allocation import (
@@ -22,7 +21,7 @@ from jpq_jax.policy.allocation import (
 )
 from jpq_jax.policy.decisions import Cost, Setting, setting_of
 from jpq_jax.policy.evaluation import Table, accuracies, tables_of
-from jpq_jax.policy.file_size import FileLimit, codes_of, lengths_of
+from jpq_jax.policy.file_size import FileLimit, codes_of, file_limit_of, lengths_of
 from jpq_jax.policy.importance import Criterion, importance_of
 from jpq_jax.policy.network import Costs, alive, by_path, costs, network_of, without_dead
 from jpq_jax.policy.search import Accuracies, Trials, evolution, random_search
@@ -42,18 +41,18 @@ class Policy(NamedTuple):
     bits: for each kernel by its path, [channels] int32 in 0..8, as `channelwise` takes them.
     params: the given ones with zeros at all that belongs to channels that are dead in all layers that share them, biases and norms
       included: what to train on from, under `channelwise(bits)`; `shrink` takes the dead out.
-    codes: the same with the kernels on their grids, as `artifact.save` takes it: the compressed model, without more training.
     costs: of the model under the policy.
-    accuracy: of the codes on the examples that were searched with.
+    accuracy: of the codes, on the examples that were searched with.
     rewards: [evaluations] of each policy that was tried, those by which the layers' sensitivity is measured first.
+    codes: the params with the kernels on their grids, for `artifact.save`: the compressed model, without more training.
     """
 
     bits: dict[str, jax.Array]
     params: PyTree
-    codes: PyTree
     costs: Costs
     accuracy: float
     rewards: jax.Array
+    codes: PyTree
 
 
 def find_policy(
@@ -102,7 +101,7 @@ def find_policy(
         `shrink(..., empty=True)`; `channelwise` then takes no bits for what has no elements.
       at_once: how many policies are measured side by side, by `jax.vmap`, and not one after the other; more pays on accelerators.
       where: which leaves, as in `plan_leaves`.
-      file: from the codes to the tree that will be saved, where bytes are limited and there is more to save.
+      file: from the codes to the tree that will be saved, where bytes are limited and there is more to save; extras don't count.
       progress: told how far the search is, after every few policies.
 
     Raises:
@@ -110,6 +109,11 @@ def find_policy(
         evaluations; accuracies that are all NaN; or a limit that not even the least policy keeps to: one bit for the channels that
         stay, a tenth of each layer's that may go, rounded up to a multiple, or none of them with `empty`; or, of those tried, none does.
     """
+    in_bytes = cost == "bytes"
+    if file is not None and not in_bytes:
+        raise ValueError(
+            f"find_policy: got file= with cost={cost!r}, expected it with 'bytes' only"
+        )
     _check(method, cost, params, evaluations=evaluations, multiple=multiple, at_once=at_once)
     network = network_of(apply, params, example, where=where)
     importance = importance_of(network, params, criterion, gradients)
@@ -118,11 +122,6 @@ def find_policy(
     def coded(policy: jax.Array) -> PyTree:
         return codes_of(network, params, tables, policy)
 
-    def size_of(policy: jax.Array) -> int:
-        codes = coded(policy)
-        return artifact.file_bytes(codes if file is None else file(codes))
-
-    in_bytes = cost == "bytes"
     setting = setting_of(
         network,
         importance,
@@ -136,16 +135,17 @@ def find_policy(
     measure = accuracies(network, params, tables, right, at_once)
     if progress is not None:
         measure = _told(measure, progress)
-    rules = _Rules(tables, measure, FileLimit(limit, size_of) if in_bytes else None)
+    file_limit = file_limit_of(limit, coded, file, params) if in_bytes else None
+    rules = _Rules(tables, measure, file_limit)
     found = _found(setting, rules, method, evaluations, seed)
     best = found.trials.best(rules.fits)
     return Policy(
         by_path(network, best.policy),
         without_dead(network, params, alive(network, best.policy)),
-        coded(best.policy),
         costs(network, best.policy),
         best.accuracy,
         jnp.concatenate([found.before, found.trials.rewards]),
+        coded(best.policy),
     )
 
 
@@ -199,16 +199,17 @@ def _found(setting: Setting, rules: _Rules, method: Method, evaluations: int, se
         ruled = rules.by(method, setting)
         policies = ruled.policy[None]
         return _Found(ruled.measured, Trials(policies, rules.measure(policies)))
+    least = len(setting.network.layers) + 1 + len(_RULES)
+    if evaluations < least:
+        raise ValueError(
+            f"find_policy: got evaluations={evaluations}, expected at least {least} for evolution: as many as "
+            "there are layers, and one, and one for each of the rules it begins with"
+        )
     each = [rules.by(rule, setting) for rule in _RULES]
     before = jnp.concatenate([ruled.measured for ruled in each])
-    left = evaluations - len(before)
-    if left < len(each):
-        raise ValueError(
-            f"find_policy: got evaluations={evaluations}, expected at least {len(before) + len(each)} for "
-            "evolution: as many as there are layers, and one, and one for each of the rules it begins with"
-        )
-    start = jnp.stack([ruled.policy for ruled in each])
-    return _Found(before, evolution(each[-1].setting, rules.measure, key, left, start))
+    left, start = evaluations - len(before), jnp.stack([ruled.policy for ruled in each])
+    trials = evolution(each[-1].setting, rules.measure, key, left, start=start, fits=rules.fits)
+    return _Found(before, trials)
 
 
 class _Ruled(NamedTuple):

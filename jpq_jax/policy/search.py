@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -36,6 +37,15 @@ Accuracies = Callable[[jax.Array], jax.Array]
 """[policies, channels of all layers] int32 -> [policies] float32."""
 
 
+Fits = Callable[[jax.Array], bool]
+"""Whether a policy, [channels of all layers], keeps to a limit that costs only estimate."""
+
+
+def _all_fit(policy: jax.Array) -> bool:
+    del policy
+    return True
+
+
 class Best(NamedTuple):
     """Attributes:
     policy: [channels of all layers] int32.
@@ -60,21 +70,29 @@ class Trials(NamedTuple):
     def and_more(self, other: Trials) -> Trials:
         return Trials(*(jnp.concatenate(pair) for pair in zip(self, other, strict=True)))
 
-    def best(self, fits: Callable[[jax.Array], bool] = lambda _: True) -> Best:
-        """The first of those with the highest accuracy that fit.
+    def first(self, number: int, fits: Fits) -> list[int]:
+        """Which have the highest accuracies of those that fit, the best first; none whose accuracy is NaN."""
+        rewards = np.asarray(self.rewards)
+        order = np.argsort(-rewards, kind="stable")[: (~np.isnan(rewards)).sum()]  # NaN is last
+        fitting = (int(i) for i in order if fits(self.policies[i]))
+        return list(itertools.islice(fitting, number))
+
+    def best(self, fits: Fits = _all_fit) -> Best:
+        """Of those that fit.
 
         Raises:
           ValueError: if no accuracy is a number.
           InfeasibleError: if no policy fits.
         """
-        rewards = np.asarray(self.rewards)
-        if np.isnan(rewards).all():
-            raise ValueError(f"search: got NaN for the accuracy of all {len(rewards)} policies")
-        order = np.argsort(-rewards, kind="stable")  # NaN last
-        for i in order[: np.isfinite(rewards).sum()]:
-            if fits(self.policies[i]):
-                return Best(self.policies[i], float(rewards[i]))
-        raise InfeasibleError(f"search: none of the {len(rewards)} policies keeps to the limit")
+        if bool(jnp.isnan(self.rewards).all()):
+            raise ValueError(
+                f"search: got NaN for the accuracy of all {len(self.rewards)} policies"
+            )
+        for i in self.first(1, fits):
+            return Best(self.policies[i], float(self.rewards[i]))
+        raise InfeasibleError(
+            f"search: of {len(self.rewards)} policies, none with an accuracy keeps to the limit; evolution begins with some that do"
+        )
 
 
 def random_search(
@@ -94,6 +112,7 @@ def evolution(
     evaluations: int,
     start: jax.Array | None = None,
     batch: int = _BATCH,
+    fits: Fits = _all_fit,
 ) -> Trials:
     """The best policies so far, crossed and changed a little, again and again.
 
@@ -108,6 +127,7 @@ def evolution(
       start: [n, channels of all layers], what to begin with, such as policies by rule, and children of these; by default
         policies drawn evenly.
       batch: how many policies are tried at once.
+      fits: only such policies have children.
     """
     first, *keys = jax.random.split(key, max(-(-evaluations // batch), 1))
     compiled = jax.jit(lambda key, parents, tried: _children(setting, key, parents, tried, batch))
@@ -126,16 +146,11 @@ def evolution(
     rewards = accuracies(policies)
     for one in keys:
         left = min(batch, evaluations - len(rewards))
-        parents = policies[jnp.argsort(-_numbers(rewards))[:_PARENTS]]
+        parents = policies[jnp.asarray(Trials(policies, rewards).first(_PARENTS, fits) or [0])]
         children = bred(one, parents, policies)[:left]
         policies = jnp.concatenate([policies, children])
         rewards = jnp.concatenate([rewards, accuracies(children)])
     return Trials(policies, rewards)
-
-
-def _numbers(rewards: jax.Array) -> jax.Array:
-    """With the least there can be for NaN."""
-    return jnp.where(jnp.isnan(rewards), -jnp.inf, rewards)
 
 
 def _drawn(setting: Setting, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
