@@ -151,7 +151,7 @@ def _shrunk(
         f"{float(getattr(found.costs, cost)):,.0f} of at most {limit:,.0f} {cost}, by {config.search}: "
         f"{100 * found.accuracy:.2f} % of the training images looked at are right before more training"
     )
-    draw_policy(found.bits, {config.search: found.rewards}, figure)
+    draw_policy(found.bits, {config.search: found.rewards.at[: found.sensed].set(jnp.nan)}, figure)
     image = next(iter(dataset.train.batches(1))).images
     shrunk = jpq_jax.shrink(model.logits, found.params, _example(image), empty=config.empty)
     kernels = dict(jpq_jax.leaves_with_paths(shrunk.params))

@@ -59,7 +59,9 @@ def draw_layers(leaves: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw_policy(bits: dict[str, Any], rewards: dict[str, Any], path: Path) -> None:
-    """How many channels of each layer have which bits; and the accuracies of the policies that were tried, in order, by each search."""
+    """How many channels of each layer have which bits; and the accuracies of the policies that were tried, in order, by each search, NaN
+    for trials that are none.
+    """
     figure = Figure(figsize=(max(7, 0.5 * len(bits)), 7), layout="constrained")
     layers, trials = figure.subplots(2, 1)
     bottom, names = np.zeros(len(bits)), [path.removesuffix("/kernel") for path in bits]
@@ -76,9 +78,9 @@ def draw_policy(bits: dict[str, Any], rewards: dict[str, Any], path: Path) -> No
     for method, each in rewards.items():
         each = 100 * np.asarray(each)
         (dots,) = trials.plot(each, ".", alpha=0.5)
-        trials.plot(np.maximum.accumulate(each), color=dots.get_color(), label=method)
+        trials.plot(np.fmax.accumulate(each), color=dots.get_color(), label=method)
     trials.set(
-        xlabel="policy", ylabel="accuracy, %", title="Policies that were tried, and the best so far"
+        xlabel="trial", ylabel="accuracy, %", title="Policies that were tried, and the best so far"
     )
     trials.legend()
     figure.savefig(path, dpi=120)

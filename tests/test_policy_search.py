@@ -126,6 +126,8 @@ def test_the_search_is_within_a_hundredth_of_the_best_of_all_policies(limit: flo
         )
         assert told == sorted(set(told))
         assert told[-1] == len(found.rewards)
+        assert found.sensed == 3  # two layers, and none
+        assert found.accuracy == float(found.rewards[3:].max())
         assert 0.99 * best <= found.accuracy <= best + 1e-5
         assert float(found.costs.bits) <= limit
         assert len(found.rewards) <= 300

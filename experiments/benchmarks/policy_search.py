@@ -54,6 +54,7 @@ def measured(
         "trials": len(found.rewards),
         "seconds": seconds,
         "rewards": np.asarray(found.rewards).tolist(),
+        "sensed": found.sensed,
         "bits": {path: np.asarray(bits).tolist() for path, bits in found.bits.items()},
     }
 
@@ -73,7 +74,10 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _draw(rows: list[dict[str, Any]]) -> None:
     """What evolution found with the first seed, and how it and the others by chance got there."""
     first = {row["method"]: row for row in rows if row["seed"] == 0}
-    rewards = {method: first[method]["rewards"] for method in _BY_CHANCE}
+    rewards = {}
+    for method in _BY_CHANCE:
+        rewards[method] = np.array(first[method]["rewards"])
+        rewards[method][: first[method]["sensed"]] = np.nan
     draw_policy(first["evolution"]["bits"], rewards, FIGURE)
 
 

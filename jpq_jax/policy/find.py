@@ -43,7 +43,8 @@ class Policy(NamedTuple):
       included: what to train on from, under `channelwise(bits)`; `shrink` takes the dead out.
     costs: of the model under the policy.
     accuracy: of the codes, on the examples that were searched with.
-    rewards: [evaluations] of each policy that was tried, those by which the layers' sensitivity is measured first.
+    rewards: [evaluations] of all that was tried, in order.
+    sensed: how many of these, the first ones, tell how sensitive each layer is; they are not of policies within the limit.
     codes: the params with the kernels on their grids, for `artifact.save`: the compressed model, without more training.
     """
 
@@ -52,6 +53,7 @@ class Policy(NamedTuple):
     costs: Costs
     accuracy: float
     rewards: jax.Array
+    sensed: int
     codes: PyTree
 
 
@@ -145,6 +147,7 @@ def find_policy(
         costs(network, best.policy),
         best.accuracy,
         jnp.concatenate([found.before, found.trials.rewards]),
+        len(found.before),
         coded(best.policy),
     )
 
