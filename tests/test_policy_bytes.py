@@ -92,6 +92,20 @@ def test_the_rest_of_the_file_counts_and_a_limit_that_cannot_be_is_told():
     assert all((np.asarray(bits) == 8).all() for bits in unlimited.bits.values())
 
 
+def test_a_rule_of_few_levels_takes_the_next_one_that_fits():
+    net, network = residual()
+    tables = tables_of(network, net.params)
+
+    def size_at(bits: int) -> int:
+        policy = jnp.full(len(network.slot_of), bits, jnp.int32)
+        return jpq_jax.artifact.file_bytes(codes_of(network, net.params, tables, policy))
+
+    for bits in (3, 7):
+        for limit, expected in ((size_at(bits), bits), (size_at(bits) - 1, bits - 1)):
+            found = found_by(net, limit, "uniform")
+            assert all((np.asarray(each) == expected).all() for each in found.bits.values())
+
+
 def test_odd_networks_keep_to_the_least_there_can_be():
     """Depthwise layers in bfloat16, channels by the four, layers without any: at the very bytes of the least policy, and a few more."""
     net = nnx_net(Depthwise(nnx.Rngs(0)), image()[:1])

@@ -102,14 +102,15 @@ class FileLimit(NamedTuple):
         for _ in range(_ROUNDS):
             before, policy = policy, rule(setting._replace(limit=at))
             size = self.size_of(policy)
+            left = (1 + _ENOUGH) / 2 * self.nbytes - size
             if size <= self.nbytes:
                 low, found = at, policy
+                if size >= _ENOUGH * self.nbytes or bool(jnp.all(policy == before)):
+                    break
+                at += left
             else:
                 high = at
-            is_enough = _ENOUGH * self.nbytes <= size <= self.nbytes
-            if is_enough or bool(jnp.all(policy == before)):
-                break
-            at += (1 + _ENOUGH) / 2 * self.nbytes - size
+                at = float(cost_of(setting, policy)) + left  # less than this policy takes
             at = at if low < at < high else (low + high) / 2
         return setting._replace(limit=low), found
 
