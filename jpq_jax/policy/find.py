@@ -111,12 +111,12 @@ def find_policy(
         evaluations; accuracies that are all NaN; or a limit that not even the least policy keeps to: one bit for the channels that
         stay, a tenth of each layer's that may go, rounded up to a multiple, or none of them with `empty`; or, of those tried, none does.
     """
+    _check(method, cost, params, evaluations=evaluations, multiple=multiple, at_once=at_once)
     in_bytes = cost == "bytes"
     if file is not None and not in_bytes:
         raise ValueError(
             f"find_policy: got file= with cost={cost!r}, expected it with 'bytes' only"
         )
-    _check(method, cost, params, evaluations=evaluations, multiple=multiple, at_once=at_once)
     network = network_of(apply, params, example, where=where)
     importance = importance_of(network, params, criterion, gradients)
     tables = tables_of(network, params)
