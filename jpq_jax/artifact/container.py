@@ -11,13 +11,22 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from jpq_jax.artifact import leaf as leaves
-from jpq_jax.artifact.header import read_header, write_header
-from jpq_jax.artifact.record import Contents, Extras, Form, Path, Record, check_elements
+from jpq_jax.artifact.header import NEWEST, read_header, write_header
+from jpq_jax.artifact.record import (
+    NO_CONTAINERS,
+    Containers,
+    Contents,
+    Extras,
+    Form,
+    Path,
+    Record,
+    check_elements,
+)
 from jpq_jax.artifact.stream import Reader, Writer
 
 MAGIC = b"JPQ"
-VERSION = 3
-OLDEST = 2  # that is read here; what differs is said in the streams themselves
+VERSION = NEWEST
+OLDEST = 2  # that is read here
 
 _CHECKSUM_BYTES = 4
 _START = len(MAGIC) + 1 + _CHECKSUM_BYTES
@@ -36,12 +45,19 @@ class Packed(NamedTuple):
     leaf_bytes: list[int]
 
 
-def pack(tree: Mapping[Path, Any], extras: Extras | None, *, by_leaf: bool = False) -> Packed:
+def pack(
+    tree: Mapping[Path, Any],
+    extras: Extras | None,
+    containers: Containers = NO_CONTAINERS,
+    *,
+    by_leaf: bool = False,
+) -> Packed:
     """The bytes of a file with these leaves, sorted by path; the same in every process.
 
     Args:
       tree: the leaves.
       extras: see `artifact.save`.
+      containers: of the tree.
       by_leaf: whether to say what each leaf takes.
 
     Raises:
@@ -55,7 +71,7 @@ def pack(tree: Mapping[Path, Any], extras: Extras | None, *, by_leaf: bool = Fal
         if (
             start == 0
         ):  # the first block tells how long the others' streams are, and so is written last
-            write_header(writer, records, extras)
+            write_header(writer, records, containers, extras)
             for block in reversed(coded):
                 writer.write_number(len(block.stream))
         coded.append(_write_block(writer, records[start:end], values[start:end], by_leaf))
@@ -79,7 +95,7 @@ def unpack(data: bytes) -> Contents:
     length, start = _read_varint(data, _START)
     first = _slice(data, start, length)
     reader = Reader(first)
-    records, extras = read_header(reader, len(data))
+    records, containers, extras = read_header(reader, len(data), data[len(MAGIC)])
     if any(a.path >= b.path for a, b in pairwise(records)):
         raise ValueError("the leaves are not in the order of their paths")
     check_elements((record.shape for record in records), len(data))
@@ -95,7 +111,7 @@ def unpack(data: bytes) -> Contents:
         stream = Reader(data[ends[block] : at]) if block else reader.copy()  # behind the header
         return _read_block(stream, records[slice(*blocks[block])], data[at : ends[block + 1]])
 
-    return Contents(records, extras, blocks, read)
+    return Contents(records, extras, blocks, read, containers)
 
 
 def _blocks(records: Sequence[Record]) -> list[tuple[int, int]]:
@@ -126,7 +142,7 @@ def _write_block(
         if record.form == Form.ARRAY:
             stored.append(leaves.array_bytes(value))
         else:
-            leaves.write_leaf(writer, value)
+            leaves.write_leaf(writer, value, record.form)
         bits.append(bits_so_far())
     stream = writer.finish()
     ends = [int(part / max(bits[-1], 1) * len(stream)) for part in bits]

@@ -89,8 +89,8 @@ def encode(codes: PyTree, extras: Extras | None = None) -> bytes:
         extras do not survive JSON, or if a file so small may not claim so many weights (see
         `record.check_elements`).
     """
-    leaves = tree.flatten(validate(codes))
-    data = container.pack(leaves, extras).data
+    leaves, containers = tree.flatten(validate(codes))
+    data = container.pack(leaves, extras, containers).data
     check_elements((leaf.shape for leaf in leaves.values()), len(data))
     return data
 
@@ -103,8 +103,9 @@ def decode(data: bytes, like: PyTree | None = None, source: str = "<bytes>") -> 
 
     Args:
       data: the bytes of a file.
-      like: a tree of arrays or `ShapeDtypeStruct`s, to put the leaves in; without it, `codes` is
-        built of dicts (also for attributes) and lists, with None for absent positions.
+      like: a tree of arrays or `ShapeDtypeStruct`s, to put the leaves in; without it, `codes` is built of dicts (also for
+        attributes and named tuples), lists and tuples. Places without leaves come back, too: None, and what was an empty
+        dict, list or tuple; an empty node of any other kind as an empty dict.
       source: what errors call the file.
 
     Raises:
@@ -121,7 +122,8 @@ def decode(data: bytes, like: PyTree | None = None, source: str = "<bytes>") -> 
 
 def file_bytes(codes: PyTree, extras: Extras | None = None) -> int:
     """The size of what `save` would write, also where it would refuse to: see `leaf_bytes`."""
-    return len(container.pack(tree.flatten(validate(codes)), extras).data)
+    leaves, containers = tree.flatten(validate(codes))
+    return len(container.pack(leaves, extras, containers).data)
 
 
 def leaf_bytes(codes: PyTree, extras: Extras | None = None) -> Sizes:
@@ -130,8 +132,8 @@ def leaf_bytes(codes: PyTree, extras: Extras | None = None) -> Sizes:
     Raises:
       TypeError, ValueError: as `encode` does, but not for a file too small for what it claims.
     """
-    by_path = tree.flatten(validate(codes))
-    packed = container.pack(by_path, extras, by_leaf=True)
+    by_path, containers = tree.flatten(validate(codes))
+    packed = container.pack(by_path, extras, containers, by_leaf=True)
     leaves = list(zip(map(path_name, by_path), packed.leaf_bytes, strict=True))
     return Sizes(leaves, len(packed.data) - sum(packed.leaf_bytes), len(packed.data))
 
@@ -142,7 +144,7 @@ def _decode(data: bytes, like: PyTree | None) -> tuple[PyTree, Extras]:
     places = None if like is None else tree.fit(by_path, like)  # before anything is decoded
     leaves = dict(zip(by_path, contents.leaves(), strict=True))
     if places is None:
-        return validate(tree.build(leaves)), contents.extras
+        return validate(tree.build(leaves, contents.containers)), contents.extras
     paths, structure = places
     return validate(tree_unflatten(structure, [leaves[path] for path in paths])), contents.extras
 

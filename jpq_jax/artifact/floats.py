@@ -17,7 +17,7 @@ from jpq_jax.artifact.stream import Reader, Writer, read_signed, uniform, write_
 MOST_STEPS = 2**11  # from 0 to a multiple
 HELD = ("float32", "bfloat16", "float16")  # dtypes whose numbers float32 holds
 
-_PARTS = 8  # steps in the smallest gap between two multiples, at most
+PARTS = 8  # steps in the smallest gap between two multiples, at most
 _ULPS = 8  # of a step that is only known by its multiples
 _FLOAT = np.dtype("<f4")
 _HALF = 2  # bytes that bfloat16 leaves out, the low ones
@@ -119,7 +119,7 @@ def multiples_of(values: Floats) -> Multiples | None:
     if not values.size or (values == 0).any() or (np.diff(wide) <= 0).any():
         return None
     gap = min(np.abs(wide).min(), np.diff(wide).min(initial=np.inf))
-    for parts in range(1, _PARTS + 1):  # steps in the smallest gap
+    for parts in range(1, PARTS + 1):  # steps in the smallest gap
         multiples = np.rint(wide * (parts / gap))
         if np.abs(multiples).max() > MOST_STEPS:
             return None

@@ -8,41 +8,90 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from jpq_jax.artifact.adaptive import SYMBOL, Learner
-from jpq_jax.artifact.record import DTYPES, MAX_DEPTH, MAX_DIMS, Entry, Extras, Form, Path, Record
+from jpq_jax.artifact.record import (
+    DTYPES,
+    MAX_DEPTH,
+    MAX_DIMS,
+    Containers,
+    Entry,
+    Extras,
+    Form,
+    Path,
+    Record,
+)
 from jpq_jax.artifact.stream import Reader, Writer, read_signed, uniform, write_signed
 
+NEWEST = 4  # version
 _USUAL_NAMES = (
     *("kernel", "bias", "weight", "scale", "mean", "var", "embedding", "params", "batch_stats"),
     *("conv1", "conv2", "fc1", "fc2", "bn1", "bn2", "blocks", "layers", "linear", "model"),
 )
 _USUAL_BYTES = b"etaonirslcdumpbkvhgfwyxqzj_0123456789"
-_KINDS = 3  # of places in a tree: string keys, positions, integer keys
+_TUPLE = 3  # the kind of a place whose positions are those of a tuple
+_EMPTY = (None, {}, [], ())  # places without leaves, by their number
 _FEW = 64  # places and letters that any file may have
 _PER_BYTE = 8  # more of them for each of its bytes
 
 
-def write_header(writer: Writer, records: Sequence[Record], extras: Extras | None) -> None:
-    """records: sorted by path.
+class Empty(NamedTuple):
+    """A place without leaves.
+
+    Attributes:
+      path: its place in the tree.
+      number: in `_EMPTY`.
+    """
+
+    path: Path
+    number: int
+
+
+class _Numbering(NamedTuple):
+    """How a version counts.
+
+    Attributes:
+      kinds: of places in a tree: string keys, positions, integer keys, and positions of a tuple.
+      forms: of leaves, the last one of places without leaves.
+    """
+
+    kinds: int
+    forms: int
+
+
+_NUMBERINGS = {2: _Numbering(3, 3), 3: _Numbering(3, 3), 4: _Numbering(4, 8)}
+
+
+def write_header(
+    writer: Writer, records: Sequence[Record], containers: Containers, extras: Extras | None
+) -> None:
+    """As of the newest version. records: sorted by path.
 
     Raises:
       TypeError: if the extras are not a dict.
       ValueError: if they do not survive JSON unchanged.
     """
     names = _Names()
-    _write_place(writer, list(records), 0, names)
+    empty = [Empty(path, _EMPTY.index(value)) for path, value in containers.empty.items()]
+    items = sorted([*records, *empty], key=lambda item: item.path)
+    _write_place(writer, items, 0, names, containers.tuples)
     names.write_text(writer, _text_of(extras))
 
 
-def read_header(reader: Reader, file_bytes: int) -> tuple[list[Record], Extras]:
+def read_header(
+    reader: Reader, file_bytes: int, version: int
+) -> tuple[list[Record], Containers, Extras]:
     """Raises ValueError for what no writer gives, or a file of this size cannot hold."""
-    names = _Names(file_bytes)
-    records = list(_read_place(reader, (), names))
+    names, tuples = _Names(file_bytes), set()
+    items = list(_read_place(reader, (), names, _NUMBERINGS[version], tuples))
+    records = [item for item in items if isinstance(item, Record)]
+    empty = {item.path: _EMPTY[item.number] for item in items if isinstance(item, Empty)}
     text = names.read_text(reader)
-    return records, json_object(text, "the extras are") if text else {}
+    extras = json_object(text, "the extras are") if text else {}
+    return records, Containers(empty, frozenset(tuples)), extras
 
 
 class _Names:
@@ -101,18 +150,25 @@ class _Names:
         )
 
 
-def _write_place(writer: Writer, records: list[Record], depth: int, names: _Names) -> None:
+def _write_place(
+    writer: Writer,
+    items: Sequence[Record | Empty],
+    depth: int,
+    names: _Names,
+    tuples: frozenset[Path],
+) -> None:
     """The leaf or the branches under a place, whose paths share their first `depth` steps."""
-    if len(records) == 1 and len(records[0].path) == depth:
+    if len(items) == 1 and len(items[0].path) == depth:
         writer.write_number(0)
-        _write_leaf(writer, records[0])
+        _write_leaf(writer, items[0])
         return
     branches = [
         (entry, list(branch))
-        for entry, branch in itertools.groupby(records, key=lambda record: record.path[depth])
+        for entry, branch in itertools.groupby(items, key=lambda item: item.path[depth])
     ]
-    kind = _kind_of(branches[0][0]) if branches else 0
-    writer.write_number(1 + _KINDS * len(branches) + kind)
+    is_tuple = bool(items) and items[0].path[:depth] in tuples
+    kind = _kind_of(branches[0][0], is_tuple=is_tuple) if branches else 0
+    writer.write_number(1 + _NUMBERINGS[NEWEST].kinds * len(branches) + kind)
     for entry, branch in branches:
         if isinstance(entry, str):
             names.write(writer, entry)
@@ -120,46 +176,60 @@ def _write_place(writer: Writer, records: list[Record], depth: int, names: _Name
             write_signed(writer, entry[0])
         else:
             writer.write_number(entry)
-        _write_place(writer, branch, depth + 1, names)
+        _write_place(writer, branch, depth + 1, names, tuples)
 
 
-def _kind_of(entry: Entry) -> int:
-    return 0 if isinstance(entry, str) else 1 if isinstance(entry, int) else 2
+def _kind_of(entry: Entry, *, is_tuple: bool) -> int:
+    if isinstance(entry, int):
+        return _TUPLE if is_tuple else 1
+    return 0 if isinstance(entry, str) else 2
 
 
-def _read_place(reader: Reader, path: Path, names: _Names) -> Iterator[Record]:
+def _read_place(
+    reader: Reader, path: Path, names: _Names, numbering: _Numbering, tuples: set[Path]
+) -> Iterator[Record | Empty]:
     number = reader.read_number()
     if number == 0:
-        yield _read_leaf(reader, path)
+        yield _read_leaf(reader, path, numbering)
         return
-    count, kind = divmod(number - 1, _KINDS)
+    count, kind = divmod(number - 1, numbering.kinds)
     names.take(count)
     if len(path) >= MAX_DEPTH:
         raise ValueError(f"a leaf of more than {MAX_DEPTH} steps")
+    if kind == _TUPLE and count:
+        tuples.add(path)
     for _ in range(count):
         if kind == 0:
             entry = names.read(reader)
         else:
-            entry = reader.read_number() if kind == 1 else (read_signed(reader),)
-        yield from _read_place(reader, (*path, entry), names)
+            entry = (read_signed(reader),) if kind == 2 else reader.read_number()
+        yield from _read_place(reader, (*path, entry), names, numbering, tuples)
 
 
-def _write_leaf(writer: Writer, record: Record) -> None:
-    writer.write_number(len(Form) * DTYPES.index(record.dtype) + record.form)
-    writer.write_number(len(record.shape))
-    for dim in record.shape:
+def _write_leaf(writer: Writer, item: Record | Empty) -> None:
+    forms = _NUMBERINGS[NEWEST].forms
+    if isinstance(item, Empty):
+        writer.write_number(forms * item.number + forms - 1)
+        return
+    writer.write_number(forms * DTYPES.index(item.dtype) + item.form)
+    writer.write_number(len(item.shape))
+    for dim in item.shape:
         writer.write_number(dim)
-    if record.form == Form.CODES:
-        writer.write_number(record.scale is not None)
-        if record.scale is not None:
-            ours = np.equal(record.scale, record.shape)
+    if item.form == Form.CODES:
+        writer.write_number(item.scale is not None)
+        if item.scale is not None:
+            ours = np.equal(item.scale, item.shape)
             writer.write(ours.astype(np.int32), uniform(2))
 
 
-def _read_leaf(reader: Reader, path: Path) -> Record:
-    number, form = divmod(reader.read_number(), len(Form))
-    if number >= len(DTYPES):
-        raise ValueError(f"got dtype {number}, expected one of {len(DTYPES)}")
+def _read_leaf(reader: Reader, path: Path, numbering: _Numbering) -> Record | Empty:
+    number, form = divmod(reader.read_number(), numbering.forms)
+    if numbering.kinds > _TUPLE and form == numbering.forms - 1:
+        if number >= len(_EMPTY):
+            raise ValueError(f"an empty place of kind {number}, expected 0 to {len(_EMPTY) - 1}")
+        return Empty(path, number)
+    if number >= len(DTYPES) or form >= len(Form):
+        raise ValueError(f"got dtype {number} in form {form}, expected one of {len(DTYPES)}")
     dims = reader.read_number()
     if dims > MAX_DIMS:
         raise ValueError(f"a leaf of {dims} dims, expected up to {MAX_DIMS}")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from jpq_jax.artifact import lossless
 from jpq_jax.artifact.floats import (
     HELD,
     is_short,
@@ -24,6 +25,10 @@ from jpq_jax.artifact.stream import Reader, Writer, uniform
 from jpq_jax.artifact.values import read_values, values_of, write_values
 from jpq_jax.vocabulary import MAX_BITS, Codes, is_codes
 
+# Dtypes that files and NumPy have: `canonicalize_dtype` lets some of them through, and the transfer fails.
+_NOT_IN_JAX = frozenset(
+    ("float6_e2m3fn", "float6_e3m2fn", "float8_e5m3fnu", "int1", "uint1", "complex32", "bcomplex32")
+)
 _NO_CODE = -1
 _PART = 2**20  # codes that are looked at together
 
@@ -49,13 +54,24 @@ def record_of(path: Path, leaf: Any) -> Record:
         raise TypeError(
             f"leaf {name!r}: got dtype {leaf.dtype}, expected one of {', '.join(sorted(DTYPES))}"
         )
-    form = Form.FLOATS if is_short(np.asarray(leaf)) else Form.ARRAY
-    return Record(path, tuple(leaf.shape), leaf.dtype.name, form)
+    return Record(path, tuple(leaf.shape), leaf.dtype.name, _form_of(native(leaf)))
+
+
+def _form_of(array: NDArray[Any]) -> Form:
+    """The shortest, of large arrays by their beginning."""
+    if is_short(array):
+        return Form.FLOATS
+    return Form.LOSSLESS if lossless.is_shorter(array) else Form.ARRAY
+
+
+def native(leaf: Any) -> NDArray[Any]:
+    """An array in native byte order."""
+    return np.asarray(leaf).astype(np.dtype(leaf.dtype.name), copy=False)
 
 
 def array_bytes(leaf: Any) -> bytes:
     """A stored array's elements in C order, in native byte order."""
-    return np.asarray(leaf).astype(np.dtype(leaf.dtype.name), copy=False).tobytes()
+    return native(leaf).tobytes()
 
 
 def array_of(record: Record, data: bytes) -> jax.Array | NDArray[Any]:
@@ -71,9 +87,23 @@ def unnamed_array(dtype_name: str, shape: tuple[int, ...], data: bytes) -> jax.A
     dtype = np.dtype(dtype_name)
     if dtype == np.bool_ and data.strip(b"\0\1"):
         raise ValueError("a bool that is neither 0 nor 1")
-    array = np.frombuffer(data, dtype).reshape(shape).copy()
-    # Without x64, JAX would round what it cannot hold; such arrays stay NumPy's.
-    return jnp.asarray(array) if jax.dtypes.canonicalize_dtype(dtype) == dtype else array
+    return _held(np.frombuffer(data, dtype).reshape(shape).copy())
+
+
+def _held(array: NDArray[Any]) -> jax.Array | NDArray[Any]:
+    """As JAX's, unless JAX would round it without x64, or has not its dtype; such arrays stay NumPy's."""
+    is_held = array.dtype.name not in _NOT_IN_JAX
+    is_held = is_held and jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype
+    return jnp.asarray(array) if is_held else array
+
+
+def _read_lossless(reader: Reader, record: Record) -> jax.Array | NDArray[Any]:
+    if not record.size:
+        raise ValueError("an empty array that is coded")
+    array = lossless.read_array(reader, record.shape, np.dtype(record.dtype))
+    if array.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
+        raise ValueError("a bool that is neither 0 nor 1")
+    return _held(array)
 
 
 def array_size(record: Record) -> int:
@@ -81,10 +111,12 @@ def array_size(record: Record) -> int:
     return record.size * np.dtype(record.dtype).itemsize if record.form == Form.ARRAY else 0
 
 
-def write_leaf(writer: Writer, leaf: Any) -> None:
+def write_leaf(writer: Writer, leaf: Any, form: Form) -> None:
     """One that is coded."""
-    if is_codes(leaf):
+    if form == Form.CODES:
         _write_codes(writer, leaf)
+    elif form == Form.LOSSLESS:
+        lossless.write_array(writer, native(leaf))
     else:
         write_array(writer, np.asarray(leaf).astype(np.float32))
 
@@ -94,6 +126,8 @@ def read_leaf(reader: Reader, record: Record) -> Any:
     try:
         if record.form == Form.CODES:
             return _read_codes(reader, record)
+        if record.form == Form.LOSSLESS:
+            return _read_lossless(reader, record)
         if record.dtype not in HELD:
             raise ValueError(f"floats of dtype {record.dtype}, expected one of {', '.join(HELD)}")
         floats = read_array(reader, record.shape)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from jpq_jax.artifact.activity import (
     class_of,
     exponent_of,
     has_classes,
-    living_rows,
     read_activity,
     rows_and_columns,
     spread_of,
@@ -24,9 +22,9 @@ from jpq_jax.artifact.activity import (
     write_activity,
 )
 from jpq_jax.artifact.adaptive import DOUBLING, STEADY, SYMBOL, Learner, Pace
+from jpq_jax.artifact.living import Living
 from jpq_jax.artifact.stream import Reader, Writer
 
-_SLAB = 2**20  # weights that are looked at together
 _PRIOR = 64  # symbols that the expectation of a class counts as much as
 _POINT = 30  # binary digits of fixed-point fractions
 
@@ -46,9 +44,9 @@ def write_numbers(writer: Writer, numbers: NDArray[np.integer], low: int, high: 
     kind = _MANY if nonzeros >= _MANY_NONZEROS and has_classes(activity) else _FEW
     writer.write_number(kind)
     write_activity(writer, activity)
-    living = _Living(numbers, activity)
+    living = Living(numbers, activity)
     coder = _ClassCoder(activity, low, high, _PACES[kind])
-    for start, end in coder.slabs():
+    for start, end in living.slabs():
         order, bounds = coder.order(start, end)
         symbols = living.get(start, end)[order].astype(np.int32) - low
         for learner, first, last in coder.learners(bounds):
@@ -66,9 +64,9 @@ def read_numbers(reader: Reader, shape: tuple[int, ...], low: int, high: int) ->
     if not numbers.size:
         raise ValueError("numbers of an empty leaf")
     activity = read_activity(reader, numbers.shape)
-    living = _Living(numbers, activity)
+    living = Living(numbers, activity)
     coder = _ClassCoder(activity, low, high, _PACES[kind])
-    for start, end in coder.slabs():
+    for start, end in living.slabs():
         order, bounds = coder.order(start, end)
         found = np.empty(order.size, np.int16)
         for learner, first, last in coder.learners(bounds):
@@ -86,12 +84,6 @@ class _ClassCoder:
         self.rows, self.columns = (x.astype(np.int16) for x in rows_and_columns(activity))
         self._range, self._pace = (low, high), pace
         self._learners: dict[int, Learner] = {}
-
-    def slabs(self) -> list[tuple[int, int]]:
-        if not self.columns.size:
-            return []
-        step = max(_SLAB // self.columns.size, 1)
-        return [(at, min(at + step, self.rows.size)) for at in range(0, self.rows.size, step)]
 
     def order(self, start: int, end: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
         """Of a slab's weights by class, and where each class starts and the last ends."""
@@ -129,27 +121,3 @@ def _expected(exponent: int, low: int, high: int) -> NDArray[np.int64]:
         falling.append(falling[-1] * factor >> _POINT)
     weights = [max(falling[abs(number)] >> _POINT, 1) for number in range(low, high + 1)]
     return np.array(weights, np.int64)
-
-
-class _Living:
-    """The weights on living lines as a matrix, slab by slab of its rows: a view of all."""
-
-    def __init__(self, numbers: NDArray[Any], activity: Activity) -> None:
-        self._rows = np.flatnonzero(living_rows(activity))
-        self._columns = np.flatnonzero(activity.alive[-1])
-        self._matrix = numbers.reshape(-1, numbers.shape[-1])
-
-    def get(self, start: int, end: int) -> NDArray[Any]:
-        """In one row."""
-        return self._matrix[self._slab(start, end)].ravel()
-
-    def set(self, start: int, end: int, to: NDArray[Any]) -> None:
-        slab = self._slab(start, end)
-        self._matrix[slab] = to.reshape(end - start, -1)
-
-    def _slab(self, start: int, end: int) -> tuple[Any, ...]:
-        """By slices if no line between is dead: far faster than by indices."""
-        lines = self._rows[start:end], self._columns
-        if all(line.size and line[-1] - line[0] == line.size - 1 for line in lines):
-            return tuple(slice(line[0], line[-1] + 1) for line in lines)
-        return np.ix_(*lines)

@@ -16,6 +16,8 @@ DTYPES = (  # a file has their numbers: append only
     *("int16", "uint16", "uint32", "uint64", "int4", "uint4", "complex64", "complex128"),
     *("float8_e4m3fn", "float8_e5m2", "float8_e3m4", "float8_e4m3", "float8_e8m0fnu"),
     *("float8_e4m3b11fnuz", "float8_e4m3fnuz", "float8_e5m2fnuz"),
+    *("float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn", "float8_e5m3fnu"),
+    *("int2", "uint2", "int1", "uint1", "complex32", "bcomplex32"),
 )
 MAX_DIMS = 64  # of a leaf, as in NumPy
 MAX_DEPTH = 100  # of a leaf in its tree
@@ -35,7 +37,8 @@ class Form(enum.IntEnum):
 
     ARRAY = 0  # its bytes as they are
     CODES = 1
-    FLOATS = 2  # an array whose floats get shorter
+    FLOATS = 2  # an array of rounded floats: multiples of a step, or of few digits
+    LOSSLESS = 3  # any array that gets shorter
 
 
 class Record(NamedTuple):
@@ -60,6 +63,21 @@ class Record(NamedTuple):
         return math.prod(self.shape)
 
 
+class Containers(NamedTuple):
+    """What the paths of the leaves do not say of the tree.
+
+    Attributes:
+      empty: path to None, or an empty dict, list or tuple, for each place without leaves.
+      tuples: paths of the places whose positions are those of a tuple, not of a list.
+    """
+
+    empty: dict[Path, Any]
+    tuples: frozenset[Path]
+
+
+NO_CONTAINERS = Containers({}, frozenset())
+
+
 class Contents(NamedTuple):
     """What was found in a file; its leaves are decoded when they are asked for.
 
@@ -68,12 +86,14 @@ class Contents(NamedTuple):
       extras: the metadata it was saved with.
       blocks: the leaves that are coded together: the first, and the one after the last.
       read: the leaves of a block, by its number. Raises ValueError for what no writer gives.
+      containers: of the tree.
     """
 
     records: list[Record]
     extras: Extras
     blocks: list[tuple[int, int]]
     read: Callable[[int], Iterator[Any]]
+    containers: Containers = NO_CONTAINERS
 
     def leaves(self) -> Iterator[Any]:
         for block in range(len(self.blocks)):

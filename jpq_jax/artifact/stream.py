@@ -152,6 +152,20 @@ class Reader:
             raise ValueError("the coded stream holds more than was read")
 
 
+def write_raw(writer: Writer, values: NDArray[np.uint64], width: int) -> None:
+    """Whole numbers below 2**width, all alike: their bits from the high ones on, eight at a time and the rest last."""
+    for shift, bits in _parts(width):
+        part = values >> np.uint64(shift) & np.uint64(2**bits - 1)
+        writer.write(part.astype(np.int32), uniform(2**bits))
+
+
+def read_raw(reader: Reader, count: int, width: int) -> NDArray[np.uint64]:
+    found = np.zeros(count, np.uint64)
+    for _, bits in _parts(width):
+        found = found << np.uint64(bits) | reader.read(count, uniform(2**bits)).astype(np.uint64)
+    return found
+
+
 def write_signed(writer: Writer, value: int) -> None:
     writer.write_number(2 * value if value >= 0 else -2 * value - 1)
 
@@ -161,10 +175,15 @@ def read_signed(reader: Reader) -> int:
     return value // 2 if value % 2 == 0 else -(value + 1) // 2
 
 
-@functools.cache
 def _digits(length: int) -> list[tuple[int, int]]:
     """The bits after a number's first, from the highest: by how much each part is shifted, and its width."""
-    ends = range(max(length - 1, 0), 0, -_DIGITS)
+    return _parts(max(length - 1, 0))
+
+
+@functools.cache
+def _parts(width: int) -> list[tuple[int, int]]:
+    """So many bits from the highest on: by how much each part is shifted, and its width."""
+    ends = range(width, 0, -_DIGITS)
     return [(max(end - _DIGITS, 0), min(end, _DIGITS)) for end in ends]
 
 

@@ -8,14 +8,22 @@ from typing import Any
 import jax
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
-from jpq_jax.artifact.record import MAX_DEPTH, Entry, Path, Record, path_name
+from jpq_jax.artifact.record import (
+    MAX_DEPTH,
+    NO_CONTAINERS,
+    Containers,
+    Entry,
+    Path,
+    Record,
+    path_name,
+)
 from jpq_jax.vocabulary import KeyPath, PyTree, is_codes, path_string, without_lone_values
 
 _MAX_ABSENT = 2**20  # positions of lists that hold no leaf, over a whole tree: 8 MiB of None
 
 
-def flatten(tree: PyTree) -> dict[Path, Any]:
-    """The leaves of a (compressed) tree by path, in an order that the paths alone decide.
+def flatten(tree: PyTree) -> tuple[dict[Path, Any], Containers]:
+    """The leaves of a (compressed) tree by path, in an order that the paths alone decide; and what they do not say of it.
 
     Raises:
       TypeError: for a dict key that is neither a string nor an integer.
@@ -29,25 +37,65 @@ def flatten(tree: PyTree) -> dict[Path, Any]:
         if len(path) > MAX_DEPTH:
             raise ValueError(f"leaf {path_name(path)!r}: got {len(path)} steps, up to {MAX_DEPTH}")
         leaves[path] = leaf
-    build(leaves)  # raises if it cannot; then siblings are of one kind, so that paths compare
-    return dict(sorted(leaves.items(), key=lambda item: item[0]))
+    containers = _containers_of(tree)
+    # Raises if it cannot; then siblings are of one kind, so that paths compare.
+    build(leaves, containers)
+    return dict(sorted(leaves.items(), key=lambda item: item[0])), containers
 
 
-def build(leaves: Mapping[Path, Any]) -> PyTree:
-    """Nested dicts and lists with these leaves: attributes become keys; absent positions, None.
+def build(leaves: Mapping[Path, Any], containers: Containers = NO_CONTAINERS) -> PyTree:
+    """Nested dicts, lists and tuples with these leaves: attributes become keys; absent positions, None.
 
     Raises:
       ValueError: if a leaf lies inside another, one place has two kinds of children, or lists
         would be nearly empty.
     """
-    if () in leaves and len(leaves) == 1:
-        return leaves[()]
+    for path in leaves.keys() & containers.empty.keys():
+        raise ValueError(f"leaf {path_name(path)!r}: its place is empty, too")
+    places = {**leaves, **containers.empty}
+    if () in places and len(places) == 1:
+        return _copied(places[()])
     root = _Node()
-    nodes = [root]
-    for path, leaf in leaves.items():
-        _insert(root, path, leaf, nodes)
-    _check_nodes(nodes)
+    nodes = {(): root}
+    for path, leaf in places.items():
+        _insert(root, path, _copied(leaf), nodes)
+    for path in containers.tuples:
+        nodes[path].is_tuple = True
+    _check_nodes(list(nodes.values()))
     return _plain(root)
+
+
+def _copied(leaf: Any) -> Any:
+    """Empty dicts and lists are nobody else's."""
+    return type(leaf)() if type(leaf) in (dict, list) else leaf
+
+
+def _containers_of(tree: PyTree) -> Containers:
+    """Places without leaves, and which positions are those of a tuple."""
+    empty: dict[Path, Any] = {}
+    tuples: set[Path] = set()
+
+    def look(node: Any, key_path: KeyPath, path: Path) -> None:
+        if is_codes(node) or jax.tree_util.all_leaves([node]):
+            return
+        children, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+        if not children:
+            empty[path] = _empty_like(node)
+        elif isinstance(node, tuple) and isinstance(children[0][0][0], SequenceKey):
+            tuples.add(path)
+        for (key,), child in children:
+            inside = (*key_path, key)
+            look(child, inside, (*path, _entry(key, inside)))
+
+    look(tree, (), ())
+    return Containers(empty, frozenset(tuples))
+
+
+def _empty_like(node: Any) -> Any:
+    """What stands for a place without leaves: None, a tuple or list for its like, a dict for all others."""
+    if node is None:
+        return None
+    return () if isinstance(node, tuple) else [] if isinstance(node, list) else {}
 
 
 def fit(records: Mapping[Path, Record], like: PyTree) -> tuple[list[Path], Any]:
@@ -91,23 +139,24 @@ def _entry(key: Any, key_path: KeyPath) -> Entry:
 class _Node(dict[Entry, Any]):
     """An inner place of a tree under construction; unlike a leaf that happens to be a dict."""
 
+    is_tuple = False
+
     def length(self) -> int:
         """Of the list that it stands for: 1 + the last position; 0 if it stands for a dict."""
         return max((entry + 1 for entry in self if isinstance(entry, int)), default=0)
 
 
-def _insert(root: _Node, path: Path, leaf: Any, nodes: list[_Node]) -> None:
+def _insert(root: _Node, path: Path, leaf: Any, nodes: dict[Path, _Node]) -> None:
     def clash() -> ValueError:
         return ValueError(f"leaf {path_name(path)!r}: another leaf lies on or under its path")
 
     if not path:
         raise clash()
     node = root
-    for entry in path[:-1]:
+    for depth, entry in enumerate(path[:-1], 1):
         child = node.get(entry)
         if child is None and entry not in node:
-            child = node[entry] = _Node()
-            nodes.append(child)
+            child = node[entry] = nodes[path[:depth]] = _Node()
         if not isinstance(child, _Node):
             raise clash()
         node = child
@@ -129,7 +178,8 @@ def _plain(node: Any) -> PyTree:
     if not isinstance(node, _Node):
         return node
     if length := node.length():
-        return [_plain(node.get(position)) for position in range(length)]
+        positions = [_plain(node.get(position)) for position in range(length)]
+        return tuple(positions) if node.is_tuple else positions
     return {
         entry[0] if isinstance(entry, tuple) else entry: _plain(child)
         for entry, child in node.items()

@@ -1,7 +1,8 @@
 """The values of a codebook <-> an entropy-coded stream; and the whole number that each code stands for there.
 
 The numbers are in the order of the values, 0 for a pruned weight: where all values are multiples of a step, by how many steps;
-else -1, -2, ... for the negative values from 0 on, and 1, 2, ... for the others.
+else -1, -2, ... for the negative values from 0 on, and 1, 2, ... for the others. Where all but the outermost are multiples, these
+outliers go on from the last multiple, one by one: a large weight must not make the others' step coarse, nor the table of symbols long.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpq_jax.artifact.adaptive import undecided
-from jpq_jax.artifact.floats import MOST_STEPS, multiples_of, read_floats, write_floats
+from jpq_jax.artifact.floats import MOST_STEPS, PARTS, multiples_of, read_floats, write_floats
 from jpq_jax.artifact.stream import Reader, Writer
 from jpq_jax.vocabulary import LEVELS
+
+
+_FREE, _MULTIPLES, _OUTLIERS = range(3)
+_FEWEST = 4  # values of which some may be outliers
 
 
 class Values(NamedTuple):
@@ -22,11 +27,13 @@ class Values(NamedTuple):
     codebook: [257] float32.
     numbers: [1 + values] int16, ascending but for the 0 in front: what each code stands for.
     step: of which the values are multiples; None if of none.
+    outliers: how many values at either end are free, where the others are multiples.
     """
 
     codebook: NDArray[np.float32]
     numbers: NDArray[np.int16]
     step: np.float32 | None
+    outliers: tuple[int, int] = (0, 0)
 
     @property
     def low(self) -> int:
@@ -44,7 +51,34 @@ def values_of(codebook: NDArray[np.float32], greatest: int) -> Values:
     found = multiples_of(values) if count > 1 else None
     if found is not None:
         return Values(codebook, np.append(0, found.numbers).astype(np.int16), found.step)
-    return Values(codebook, _ranks(count, int((values < 0).sum())), None)
+    return _with_outliers(codebook, values) or Values(
+        codebook, _ranks(count, int((values < 0).sum())), None
+    )
+
+
+def _with_outliers(codebook: NDArray[np.float32], values: NDArray[np.float32]) -> Values | None:
+    """None if what is not far out is not of multiples either."""
+    wide = values.astype(np.float64)
+    if values.size < _FEWEST or (wide == 0).any() or (np.diff(wide) <= 0).any():
+        return None
+    gap = min(np.abs(wide).min(), np.diff(wide).min())
+    for parts in range(1, PARTS + 1):
+        inside = np.flatnonzero(np.abs(wide) <= gap / parts * (MOST_STEPS + 0.5))
+        if inside.size <= values.size // 2:
+            return None
+        found = multiples_of(values[inside])
+        if found is not None:
+            below, above = int(inside[0]), values.size - 1 - int(inside[-1])
+            numbers = _extended(found.numbers, (below, above))
+            return Values(codebook, np.append(0, numbers).astype(np.int16), found.step, (below, above))
+    return None
+
+
+def _extended(numbers: NDArray[np.int64], outliers: tuple[int, int]) -> NDArray[np.int64]:
+    """The numbers of multiples, and of outliers beyond them."""
+    below, above = outliers
+    low, high = min(int(numbers[0]), 0), max(int(numbers[-1]), 0)
+    return np.concatenate([np.arange(low - below, low), numbers, np.arange(high + 1, high + 1 + above)])
 
 
 def write_values(writer: Writer, values: Values) -> None:
@@ -54,12 +88,19 @@ def write_values(writer: Writer, values: Values) -> None:
     writer.write_number(negative)
     if not count:
         return
-    writer.write_number(int(values.step is not None))
+    below, above = values.outliers
+    writer.write_number(_kind_of(values))
     if values.step is None:
         write_floats(writer, values.codebook[1 : 1 + count])
         return
+    if below or above:
+        writer.write_number(below)
+        writer.write_number(above)
+        free = np.delete(values.codebook[1 : 1 + count], np.s_[below : count - above])
+        write_floats(writer, free)
     write_floats(writer, np.array([values.step]))
-    for side in (-numbers[:negative][::-1], numbers[negative:]):  # of multiples from 1 on
+    inner_low, inner_high = numbers[below:negative], numbers[negative : count - above]
+    for side in (-inner_low[::-1], inner_high):  # of multiples from 1 on
         if side.size:
             writer.write_number(int(side[-1]) - side.size)
             taken = np.isin(np.arange(1, side[-1] + 1), side)
@@ -75,17 +116,30 @@ def read_values(reader: Reader) -> Values:
     if not count:
         return Values(codebook, np.zeros(1, np.int16), None)
     kind = reader.read_number()
-    if kind == 0:
+    if kind == _FREE:
         codebook[1 : 1 + count] = read_floats(reader, count)
         return Values(codebook, _ranks(count, negative), None)
-    if kind != 1:
-        raise ValueError(f"values of kind {kind}, expected 0 or 1")
+    if kind not in (_MULTIPLES, _OUTLIERS):
+        raise ValueError(f"values of kind {kind}, expected 0 to 2")
+    below, above = (reader.read_number(), reader.read_number()) if kind == _OUTLIERS else (0, 0)
+    if below > negative or above > count - negative or below + above == count:
+        raise ValueError(f"{below} and {above} outliers of {count} values")
+    free = read_floats(reader, below + above) if kind == _OUTLIERS else codebook[:0]
     step = read_floats(reader, 1)[0]
-    sides = [_read_side(reader, size) for size in (negative, count - negative)]
-    numbers = np.concatenate([-sides[0][::-1], sides[1]])
+    sizes = (negative - below, count - negative - above)
+    low, high = (_read_side(reader, size) for size in sizes)
+    inner = np.concatenate([-low[::-1], high])
     with np.errstate(over="ignore"):
-        codebook[1 : 1 + count] = numbers.astype(np.float32) * step
-    return Values(codebook, np.append(0, numbers).astype(np.int16), step)
+        multiples = inner.astype(np.float32) * step
+    codebook[1 : 1 + count] = np.concatenate([free[:below], multiples, free[below:]])
+    numbers = np.append(0, _extended(inner, (below, above))).astype(np.int16)
+    return Values(codebook, numbers, step, (below, above))
+
+
+def _kind_of(values: Values) -> int:
+    if values.step is None:
+        return _FREE
+    return _OUTLIERS if any(values.outliers) else _MULTIPLES
 
 
 def _read_side(reader: Reader, size: int) -> NDArray[np.int64]:
