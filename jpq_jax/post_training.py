@@ -4,56 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jpq_jax import artifact
+from jpq_jax.artifact import lossless
 from jpq_jax.artifact.floats import HELD
-from jpq_jax.artifact.leaf import looked_up, parts_of
-from jpq_jax.artifact.record import Extras
+from jpq_jax.artifact.leaf import check_storable, native
+from jpq_jax.artifact.record import Extras, fewest_bytes
 from jpq_jax.file_budget import Interval, largest_within
-from jpq_jax.plan import Where, as_plan, check_compresses, check_finite
-from jpq_jax.projection.lines import MOST
-from jpq_jax.projection.multiples import numbers_at
+from jpq_jax.plan import Where, as_plan, check_compresses
+from jpq_jax.projection.kernel import coded_at, kernel_of
 from jpq_jax.rounding import rounded
-from jpq_jax.vocabulary import (
-    LEVELS,
-    MAX_BITS,
-    Budget,
-    Codes,
-    LeafPlan,
-    PyTree,
-    Treatment,
-    dtype_name,
-)
+from jpq_jax.vocabulary import Budget, InfeasibleError, LeafPlan, PyTree, Treatment
 
-_RANGE = 80.0  # octaves below and above the mean square of a weight
-_LEAST = (
-    2.0**-48
-)  # of a multiplier that float32 can work with: there the multiples do not reach all weights any more
 _STRICTER = 16.0  # how much more an error of a stored leaf counts than one of a kernel, both relative to their own
+_USED = 0.98  # of a budget that is not exceeded and yet used
+_NEARLY = 1.25  # of a budget, an estimate of the lossless file above which it is not tried
+_APART = 16.0  # octaves from the middle up to which a kernel's energy counts by its root
+_NEARLY_EXACT, _ALL_ZERO = 80.0, 8.0  # octaves of the price, relative to kernels of about one scale
+_MANTISSA = 24  # binary digits of a float32
+_SMALLEST = 2.0**-150  # magnitude of a float32, about
 
 Progress = Callable[[int, int, int], None]
 """Called with the round of the search, leaves done in it, and leaves in all."""
 
 
-class _Kernel(NamedTuple):
-    """Attributes:
-    weights: [...], as they are.
-    unit: a power of two, in which squares neither overflow nor vanish.
-    square: sum of the squares, in the leaf's own unit.
-    dtype: the leaf's own.
-    outputs: the axis of the outputs.
+class UnusedBudgetWarning(UserWarning):
+    """A file far below its budget that is not exact."""
+
+
+class SizeRange(NamedTuple):
+    """Of the files of a model, in bytes.
+
+    Attributes:
+      least: with all kernels zero, and stored leaves as coarse as they may be.
+      lossless: with all leaves to the bit.
     """
 
-    weights: Any
-    unit: float
-    square: float
-    dtype: str
-    outputs: int
+    least: int
+    lossless: int
 
 
 def compress(
@@ -84,20 +78,50 @@ def compress(
 
     Returns:
       The compressed tree: `params` with `Codes` in place of the kernels, and stored leaves rounded. A kernel that wants more than 256
-      values at this size is not `Codes`, but an array of few digits.
+      values at this size is not `Codes`, but an array of multiples of a power of two. A budget in which the model fits
+      to the bit gives its own arrays. Kernels of float64 become float32 otherwise, as in JAX.
+
+    Warns:
+      UnusedBudgetWarning: if the file takes less than 98 % of the budget, and is not exact.
 
     Raises:
-      ValueError: another budget; one that even a model of zeros exceeds; nothing to compress; weights that are not finite; a
-        treatment other than `Treatment()`.
+      InfeasibleError: for a budget that even a model of zeros exceeds; it names the least and the lossless size.
+      ValueError: another budget; nothing to compress; weights that are not finite; a treatment other than `Treatment()`.
+      TypeError: a dtype that files do not hold, before anything is compressed.
     """
     if budget.nbytes is None:
         raise ValueError(
             f"compress: got {budget}, expected Budget(nbytes=...); `project` knows the others"
         )
+    return _search_of(params, plan, extras, progress).run(int(budget.nbytes))
+
+
+def size_range(
+    params: PyTree,
+    *,
+    plan: Where | Sequence[LeafPlan] = None,
+    extras: Extras | None = None,
+) -> SizeRange:
+    """The smallest file that `compress` makes of `params`, and the one that holds them to the bit.
+
+    Raises:
+      ValueError: as `compress`, but for the budget.
+    """
+    search = _search_of(params, plan, extras, None)
+    return SizeRange(search.least_bytes(), search.lossless_bytes())
+
+
+def _search_of(
+    params: PyTree,
+    plan: Where | Sequence[LeafPlan],
+    extras: Extras | None,
+    progress: Progress | None,
+) -> _Search:
     leaf_plan = _plan_of(params, plan)
+    for p, leaf in zip(leaf_plan, jax.tree.leaves(params), strict=True):
+        check_storable(p.path, leaf.dtype)
     leaves, structure = jax.tree.flatten(params)
-    search = _Search(leaf_plan, leaves, structure, extras, progress or (lambda *_: None))
-    return search.run(int(budget.nbytes))
+    return _Search(leaf_plan, leaves, structure, extras, progress or (lambda *_: None))
 
 
 def _plan_of(params: PyTree, plan: Where | Sequence[LeafPlan]) -> list[LeafPlan]:
@@ -113,7 +137,11 @@ def _plan_of(params: PyTree, plan: Where | Sequence[LeafPlan]) -> list[LeafPlan]
 
 @dataclasses.dataclass
 class _Search:
-    """For the multiplier: the smallest at which the file fits, about."""
+    """For the price of a bit: the smallest at which the file fits, about.
+
+    A kernel l of energy E_l is coded at the multiplier price x (E_l / N) / sqrt(E_l / G), of N the mean number of a kernel's weights and G the
+    geometric mean of the energies: sqrt(E_l) between kernels, but not beyond 2^16 times G either way, where the relative error decides.
+    """
 
     plan: list[LeafPlan]
     leaves: list[Any]
@@ -123,100 +151,91 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.kernels = {
-            i: _kernel(p.path, self.leaves[i]) for i, p in enumerate(self.plan) if p.compress
+            i: kernel_of(p.path, self.leaves[i], _outputs(p.path))
+            for i, p in enumerate(self.plan)
+            if p.compress
         }
-        self.size = sum(kernel.weights.size for kernel in self.kernels.values())
-        squares = [kernel.square for kernel in self.kernels.values() if kernel.square]
-        self.mean_square = sum(squares) / max(self.size, 1) or 1.0
-        logs = [math.log2(square) for square in squares]
-        self.middle = 2.0 ** (sum(logs) / max(len(logs), 1))
+        energies = {i: kernel.magnitudes.energy for i, kernel in self.kernels.items()}
+        logs = [math.log2(energy) for energy in energies.values() if energy]
+        middle = sum(logs) / max(len(logs), 1)
+        self.size = sum(kernel.size for kernel in self.kernels.values())
+        mean_size = max(self.size, 1) / max(len(self.kernels), 1)
+        near = {
+            i: min(max(math.log2(energy) - middle, -_APART), _APART) if energy else 0.0
+            for i, energy in energies.items()
+        }
+        self.scales = {
+            i: energy / mean_size * 2.0 ** (-near[i] / 2) for i, energy in energies.items()
+        }
+        # Of stored leaves, whose errors are relative: G by the mean energy, both of the kernels that are not zero.
+        some = [2.0 ** near[i] for i, energy in energies.items() if energy]
+        self.stored_scale = len(some) / sum(some) if some else 1.0
         self.rounds = 0
 
     def run(self, nbytes: int) -> PyTree:
-        middle = math.log2(self.mean_square)
-        low, high = middle - _RANGE, middle + _RANGE
-        start = min(max(middle - 2 * 8 * nbytes / max(self.size, 1), low), high)
-        return largest_within(nbytes, self.codes_at, Interval(low, start, high), self.extras).codes
+        if self.lossless_estimate() <= _NEARLY * nbytes and self.lossless_bytes() <= nbytes:
+            return self.exact()
+        try:
+            found = largest_within(nbytes, self.codes_at, self.interval(nbytes), self.extras)
+        except InfeasibleError as error:
+            raise InfeasibleError(f"{error}; bit-exact it takes {self.lossless_bytes()}") from error
+        if found.nbytes < _USED * nbytes:
+            if self.lossless_bytes() <= nbytes:
+                return self.exact()
+            warnings.warn(
+                f"compress: got a budget of {nbytes} bytes, the file takes {found.nbytes}: the next larger one that was found exceeds it",
+                UnusedBudgetWarning,
+                stacklevel=3,
+            )
+        return found.codes
 
-    def codes_at(self, multiplier: float) -> PyTree:
+    def interval(self, nbytes: int) -> Interval:
+        """Of log2 of the price: from nearly exact to all zeros."""
+        low, high = -_NEARLY_EXACT, _ALL_ZERO
+        for i, kernel in self.kernels.items():
+            if self.scales[i]:
+                scale = math.log2(self.scales[i])
+                largest = math.log2(kernel.magnitudes.largest)
+                smallest = math.log2(max(kernel.magnitudes.smallest, _SMALLEST))
+                low = min(low, 2 * (smallest - _MANTISSA) - scale)
+                high = max(high, 2 * largest - scale + _ALL_ZERO)
+        start = -2 * 8 * nbytes / max(self.size, 1)
+        return Interval(low, min(max(start, low), high), high)
+
+    def codes_at(self, price: float) -> PyTree:
         self.rounds += 1
         coded = []
         for i, (p, leaf) in enumerate(zip(self.plan, self.leaves, strict=True)):
             self.progress(self.rounds, i, len(self.plan))
-            coded.append(self.coded(i, p, leaf, multiplier))
+            coded.append(self.coded(i, p, leaf, price))
         self.progress(self.rounds, len(self.plan), len(self.plan))
         return jax.tree.unflatten(self.structure, coded)
 
-    def coded(self, i: int, p: LeafPlan, leaf: Any, multiplier: float) -> Any:
+    def coded(self, i: int, p: LeafPlan, leaf: Any, price: float) -> Any:
         if p.compress:
-            kernel = self.kernels[i]
-            return _coded(kernel, multiplier * math.sqrt(kernel.square / self.middle))
+            return coded_at(self.kernels[i], price * self.scales[i])
         array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
         if p.rounded and leaf.dtype.name in HELD:
-            return rounded(np.asarray(array), _STRICTER * self.mean_square, multiplier)
+            return rounded(native(array), _STRICTER, price * self.stored_scale)
         return array
 
+    def exact(self) -> PyTree:
+        arrays = [x if isinstance(x, jax.Array) else np.asarray(x) for x in self.leaves]
+        return jax.tree.unflatten(self.structure, arrays)
 
-def _kernel(path: str, leaf: Any) -> _Kernel:
-    weights = np.asarray(leaf)
-    check_finite(path, weights)
-    largest = float(max(weights.max(initial=0), -weights.min(initial=0)))
-    unit = 2.0 ** math.floor(math.log2(largest)) if largest else 1.0
-    return _Kernel(
-        leaf,
-        unit,
-        _sum_of_squares(weights, unit) * unit**2,
-        dtype_name(leaf),
-        _outputs(path),
-    )
+    def least_bytes(self) -> int:
+        zeros = self.codes_at(2.0 ** self.interval(0).high)
+        elements = sum(math.prod(leaf.shape) for leaf in self.leaves)
+        return max(artifact.file_bytes(zeros, self.extras), fewest_bytes(elements))
 
+    def lossless_bytes(self) -> int:
+        return artifact.file_bytes(self.exact(), self.extras)
 
-def _sum_of_squares(weights: np.ndarray, unit: float) -> float:
-    """In that unit."""
-    scaled = (part.astype(np.float32) / np.float32(unit) for part in parts_of(weights))
-    return sum(float(np.vdot(part, part)) for part in scaled)
+    def lossless_estimate(self) -> float:
+        """In bytes, by the beginnings of large leaves."""
+        return sum(lossless.estimated_bytes(native(leaf)) for leaf in self.leaves)
 
 
 def _outputs(path: str) -> int:
     """PyTorch and Equinox have the outputs of a `weight` first, all others last."""
     return 0 if path.replace("/", ".").rpartition(".")[2] == "weight" else -1
-
-
-def _coded(kernel: _Kernel, multiplier: float) -> Any:
-    """Codes; an array where they would be of more than 256 values; one of few digits where a step has too many multiples."""
-    own = multiplier / kernel.unit**2
-    inside = min(max(own, _LEAST), 1 / _LEAST)
-    found = numbers_at(kernel.weights, inside, kernel.unit, outputs=kernel.outputs)
-    numbers, step = np.asarray(found.numbers), np.float32(float(found.step) * kernel.unit)
-    if max(numbers.max(initial=0), -numbers.min(initial=0)) >= MOST:
-        weights = np.asarray(kernel.weights).astype(np.float32) / np.float32(kernel.unit)
-        digits = rounded(weights, float((weights.astype(np.float64) ** 2).mean()), own)
-        return (digits * np.float32(kernel.unit)).astype(np.dtype(kernel.dtype))
-    distinct = _distinct(numbers)
-    if distinct.size >= LEVELS:
-        return (numbers.astype(np.float32) * step).astype(np.dtype(kernel.dtype))
-    codebook = np.zeros(LEVELS, np.float32)
-    codebook[1 : 1 + distinct.size] = distinct.astype(np.float32) * step
-    code = looked_up(_codes_of(distinct), numbers)
-    bits = min(max(1, math.ceil(math.log2(max(distinct.size, 1)))), MAX_BITS)
-    return Codes(
-        jnp.asarray(code), jnp.asarray(codebook), jnp.asarray(bits, jnp.int32), kernel.dtype
-    )
-
-
-def _distinct(numbers: np.ndarray) -> np.ndarray:
-    """Those there are besides 0, ascending."""
-    low = int(numbers.min(initial=0))
-    counts = sum(
-        np.bincount(part.astype(np.intp) - low, minlength=2 * MOST + 1)
-        for part in parts_of(numbers)
-    )
-    found = np.flatnonzero(counts) + low
-    return found[found != 0]
-
-
-def _codes_of(distinct: np.ndarray) -> np.ndarray:
-    """[2 MOST + 1] int16, of every number from 0 on; of those below at the end, where NumPy looks for them."""
-    codes = np.zeros(2 * MOST + 1, np.int16)
-    codes[distinct] = np.arange(1, 1 + distinct.size)
-    return codes

@@ -5,6 +5,7 @@ A leaf that is stored and not compressed, such as a bias, is written so if it ge
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,6 @@ _BYTE = uniform(256)
 _DIGITS = 23  # binary ones of a float32 after the first
 _TOP = 255  # exponent field of what is not finite
 _AT_A_TIME = 8  # digits
-_SIGN_AND_EXPONENT, _OVERHEAD = 9, 64  # bits at most, about
 _MULTIPLES, _ROUNDED = 0, 1
 
 Floats = NDArray[np.float32]
@@ -58,20 +58,12 @@ def read_floats(reader: Reader, count: int) -> Floats:
     return data.view(_FLOAT)[:, 0].astype(np.float32)
 
 
-def is_short(array: NDArray[Any]) -> bool:
-    """Whether `write_array` takes fewer bits than the array's own."""
+def rounded_bits(array: NDArray[Any]) -> float:
+    """What `write_array` takes; infinite for what it cannot write."""
     if array.dtype.name not in HELD or not array.size:
-        return False
+        return math.inf
     floats = array.astype(np.float32)
-    if not np.isfinite(floats).all():
-        return False
-    digits = _digits_of(floats)
-    if (_SIGN_AND_EXPONENT + digits) * floats.size + _OVERHEAD < 8 * array.nbytes:
-        return True  # without a trial
-    is_dense = digits == _digits_held(array.dtype) and bool(floats.all())
-    if is_dense and multiples_in(floats) is None:
-        return False
-    return _shorter(floats).bits < 8 * array.nbytes
+    return _shorter(floats).bits if np.isfinite(floats).all() else math.inf
 
 
 def write_array(writer: Writer, floats: Floats) -> None:
@@ -210,10 +202,6 @@ def _digits_each(floats: Floats) -> NDArray[np.int64]:
 
 def _digits_of(floats: Floats) -> int:
     return int(_digits_each(floats).max(initial=0))
-
-
-def _digits_held(dtype: np.dtype[Any]) -> int:
-    return {"float32": _DIGITS, "bfloat16": 7, "float16": 10}[dtype.name]
 
 
 def _parts(digits: int) -> list[tuple[int, int]]:

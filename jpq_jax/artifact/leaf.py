@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from jpq_jax.artifact import lossless
 from jpq_jax.artifact.floats import (
     HELD,
-    is_short,
     read_array,
     read_floats,
+    rounded_bits,
     write_array,
     write_floats,
 )
@@ -30,6 +30,7 @@ _NOT_IN_JAX = frozenset(
     ("float6_e2m3fn", "float6_e3m2fn", "float8_e5m3fnu", "int1", "uint1", "complex32", "bcomplex32")
 )
 _NO_CODE = -1
+_SMALL = 2**14  # elements
 _PART = 2**20  # codes that are looked at together
 
 
@@ -50,18 +51,28 @@ def record_of(path: Path, leaf: Any) -> Record:
         return Record(path, tuple(leaf.shape), leaf.dtype, Form.CODES, scale)
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
         raise TypeError(f"leaf {name!r}: got {type(leaf).__name__}, expected an array or Codes")
-    if leaf.dtype.name not in DTYPES:
-        raise TypeError(
-            f"leaf {name!r}: got dtype {leaf.dtype}, expected one of {', '.join(sorted(DTYPES))}"
-        )
+    check_storable(name, leaf.dtype)
     return Record(path, tuple(leaf.shape), leaf.dtype.name, _form_of(native(leaf)))
 
 
+def check_storable(name: str, dtype: Any) -> None:
+    """Raises TypeError, naming the leaf, for a dtype that files do not hold."""
+    if dtype.name not in DTYPES:
+        is_key = jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+        hint = "; `jax.random.key_data` gives a key's own array" if is_key else ""
+        raise TypeError(
+            f"leaf {name!r}: got dtype {dtype}, expected one of {', '.join(sorted(DTYPES))}{hint}"
+        )
+
+
 def _form_of(array: NDArray[Any]) -> Form:
-    """The shortest, of large arrays by their beginning."""
-    if is_short(array):
-        return Form.FLOATS
-    return Form.LOSSLESS if lossless.is_shorter(array) else Form.ARRAY
+    """The shortest; a large array is not tried as one of rounded floats, and otherwise by its beginning."""
+    bits = {
+        Form.ARRAY: 8.0 * array.nbytes,
+        Form.FLOATS: rounded_bits(array) if array.size <= _SMALL else math.inf,
+        Form.LOSSLESS: 8 * lossless.estimated_bytes(array),
+    }
+    return min(bits, key=lambda form: bits[form])
 
 
 def native(leaf: Any) -> NDArray[Any]:
@@ -136,6 +147,13 @@ def read_leaf(reader: Reader, record: Record) -> Any:
         return jnp.asarray(floats.astype(np.dtype(record.dtype)))
     except ValueError as error:
         raise ValueError(f"leaf {path_name(record.path)!r}: {error}") from error
+
+
+def bits_of_codes(leaf: Codes) -> float:
+    """What `Codes` take in a file, about."""
+    writer = Writer()
+    _write_codes(writer, leaf)
+    return writer.bits
 
 
 def _write_codes(writer: Writer, leaf: Codes) -> None:

@@ -59,6 +59,7 @@ def numbers_at(
     unit: float = 1.0,
     *,
     outputs: int | None = None,
+    limit: float = math.inf,
 ) -> LeafNumbers:
     """A local minimum, from a fine step on: what is pruned once is dear to get back.
 
@@ -67,8 +68,10 @@ def numbers_at(
       multiplier: squared error, by that of `unit`, for a bit, for a leaf that is all there; see `_KEPT`.
       unit: a power of two by which the weights are divided, so that squares neither overflow nor vanish.
       outputs: the axis of a layer's outputs; None if there is none.
+      limit: magnitude above which weights are outliers and count as zeros, in that unit: the step is not made coarse for them.
     """
-    found, _ = _found(_given(w), jnp.float32(multiplier), jnp.float32(1 / unit), outputs)
+    scalars = (jnp.float32(x) for x in (multiplier, 1 / unit, limit))
+    found, _ = _found(_given(w), *scalars, outputs)
     return found
 
 
@@ -103,12 +106,12 @@ def _with_part(whole: jax.Array, part: jax.Array, first: int) -> jax.Array:
     return flat.reshape(whole.shape)
 
 
-@functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
+@functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
 def _found(
-    w: jax.Array, multiplier: jax.Array, by: jax.Array, outputs: int | None
+    w: jax.Array, multiplier: jax.Array, by: jax.Array, limit: jax.Array, outputs: int | None
 ) -> tuple[LeafNumbers, jax.Array]:
     """And the weights themselves: only what is given and given back is not copied for the loops."""
-    leaf = _Leaf(w, by)
+    leaf = _Leaf(w, by, limit)
     square, of_weights = _weight_sums(leaf)
     mean = _mean_of_outputs(of_weights, w.shape, outputs)
 
@@ -150,15 +153,18 @@ class _Leaf(NamedTuple):
     """Attributes:
     weights: [...].
     by: [] float32, what they are multiplied by.
+    limit: [] float32, above which a multiplied weight is an outlier.
     """
 
     weights: jax.Array
     by: jax.Array
+    limit: jax.Array
 
     def slab(self, first: Any, height: int) -> jax.Array:
-        """[height, columns] of the matrix, multiplied."""
+        """[height, columns] of the matrix, multiplied; zeros for outliers."""
         rows = lax.dynamic_slice_in_dim(_matrix(self.weights), first, height)
-        return rows.astype(jnp.float32) * self.by
+        scaled = rows.astype(jnp.float32) * self.by
+        return jnp.where(jnp.abs(scaled) <= self.limit, scaled, 0)
 
 
 class _Sums(NamedTuple):

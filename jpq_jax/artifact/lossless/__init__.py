@@ -21,12 +21,17 @@ _LARGEST = 8  # bytes of an element
 
 def is_shorter(array: NDArray[Any]) -> bool:
     """Whether `write_array` takes fewer bits than the array's own; of a large one, whether its beginning does."""
+    return estimated_bytes(array) < array.nbytes
+
+
+def estimated_bytes(array: NDArray[Any]) -> float:
+    """What an array takes in a file, of a large one by its beginning."""
     if not array.size or (array.itemsize > _LARGEST and array.dtype.name not in _PARTS):
-        return False
+        return array.nbytes
     some = np.ascontiguousarray(beginning(array))
     writer = Writer()
     write_array(writer, some)
-    return writer.bits < 8 * some.nbytes
+    return min(writer.bits / 8 * (array.size / some.size), array.nbytes)
 
 
 def write_array(writer: Writer, array: NDArray[Any]) -> None:

@@ -198,7 +198,7 @@ class _Survey(NamedTuple):
 
 def _surveyed(words: Words, layout: Layout) -> _Survey:
     flat = words.reshape(-1)
-    run = _run_length(flat.size)
+    run = run_length(flat.size)
     most, is_signed, has_negative_zero = 0, False, False
     last = np.full(-(-flat.size // run), _NONE)
     step = max(SLAB // run, 1) * run
@@ -233,7 +233,8 @@ def _sampled(size: int) -> NDArray[np.int64]:
     return np.arange(0, size, max(size // _SAMPLE, 1))
 
 
-def _run_length(size: int) -> int:
+def run_length(size: int) -> int:
+    """Floats in a run, of an array of that size: there are at most `RUNS` of them."""
     return 1 << max((size - 1) // RUNS, 0).bit_length()
 
 
@@ -261,7 +262,7 @@ def _read_digits(reader: Reader, size: int, layout: Layout) -> _Digits:
     reach = 2 ** (layout.sign - layout.digits) + layout.digits
     if most > layout.digits or by_run > 1 or abs(low) > reach:
         raise ValueError(f"floats of {most} digits from {low} on")
-    run = _run_length(size)
+    run = run_length(size)
     if not by_run:
         return _Digits(most, np.array([low], np.int64), run)
     apart = reader.read_number()
