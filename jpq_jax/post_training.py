@@ -25,10 +25,9 @@ from jpq_jax.vocabulary import Budget, InfeasibleError, LeafPlan, PyTree, Treatm
 _STRICTER = 16.0  # how much more an error of a stored leaf counts than one of a kernel, both relative to their own
 _USED = 0.98  # of a budget that is not exceeded and yet used
 _NEARLY = 1.25  # of a budget, an estimate of the lossless file above which it is not tried
-_APART = 16.0  # octaves from the middle up to which a kernel's energy counts by its root
+_APART = 8.0  # octaves from the median up to which a kernel's energy counts by its root
 _NEARLY_EXACT, _ALL_ZERO = 80.0, 8.0  # octaves of the price, relative to kernels of about one scale
 _MANTISSA = 24  # binary digits of a float32
-_SMALLEST = 2.0**-150  # magnitude of a float32, about
 
 Progress = Callable[[int, int, int], None]
 """Called with the round of the search, leaves done in it, and leaves in all."""
@@ -140,7 +139,7 @@ class _Search:
     """For the price of a bit: the smallest at which the file fits, about.
 
     A kernel l of energy E_l is coded at the multiplier price x (E_l / N) / sqrt(E_l / G), of N the mean number of a kernel's weights and G the
-    geometric mean of the energies: sqrt(E_l) between kernels, but not beyond 2^16 times G either way, where the relative error decides.
+    median of the energies: sqrt(E_l) between kernels, but not beyond 2^8 times G either way, where the relative error decides.
     """
 
     plan: list[LeafPlan]
@@ -157,7 +156,7 @@ class _Search:
         }
         energies = {i: kernel.magnitudes.energy for i, kernel in self.kernels.items()}
         logs = [math.log2(energy) for energy in energies.values() if energy]
-        middle = sum(logs) / max(len(logs), 1)
+        middle = float(np.median(logs)) if logs else 0.0
         self.size = sum(kernel.size for kernel in self.kernels.values())
         mean_size = max(self.size, 1) / max(len(self.kernels), 1)
         near = {
@@ -196,7 +195,7 @@ class _Search:
             if self.scales[i]:
                 scale = math.log2(self.scales[i])
                 largest = math.log2(kernel.magnitudes.largest)
-                smallest = math.log2(max(kernel.magnitudes.smallest, _SMALLEST))
+                smallest = math.log2(kernel.magnitudes.smallest)
                 low = min(low, 2 * (smallest - _MANTISSA) - scale)
                 high = max(high, 2 * largest - scale + _ALL_ZERO)
         start = -2 * 8 * nbytes / max(self.size, 1)

@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from jpq_jax.artifact.leaf import parts_of
 
-_BINS = 2**9  # of a float32's exponent and first digit
-_FIRST = -254  # half octaves, of the lowest bin
+_BINS = 2**12  # of a float64's exponent and first digit: there, float32's subnormals have exponents, too
+_CUT = 51  # binary digits after these
 _FAR = 16  # half octaves above the median from which on a few weights are outliers
 _FEW = 64  # weights of which one may be an outlier
 
 
 class Magnitudes(NamedTuple):
-    """Of the nonzero weights of a leaf, as float32 holds them.
+    """Of the nonzero weights of a leaf.
 
     Attributes:
-      counts: [bins] int64, bin k holds magnitudes from 2**((k - 254) / 2), about, to half an octave above.
+      counts: [bins] int64, by half octaves: exponent and first digit of the mantissa.
       squares: [bins] float64, sums of their squares.
       largest: the largest magnitude; 0 if there is none.
     """
@@ -45,24 +45,23 @@ class Magnitudes(NamedTuple):
 
     @property
     def smallest(self) -> float:
-        """The lower edge of the lowest bin in use, 0 for subnormals."""
-        lowest = int(np.flatnonzero(self.counts)[0]) if self.counts.any() else 0
-        return 2.0 ** ((lowest + _FIRST) // 2) if lowest > 1 else 0.0
+        """The lower edge of the lowest bin in use; 0 if there is none."""
+        lowest = int(np.argmax(self.counts > 0))
+        return float(np.array(lowest << _CUT, np.int64).view(np.float64))
 
 
 def bin_of(magnitude: float) -> int:
-    bits = int(np.float32(min(magnitude, float(np.finfo(np.float32).max))).view(np.uint32))
-    return bits >> 22
+    return int(np.float64(magnitude).view(np.int64)) >> _CUT
 
 
 def magnitudes_of(weights: NDArray[Any]) -> Magnitudes:
     """weights: finite."""
     counts, squares, largest = np.zeros(_BINS, np.int64), np.zeros(_BINS), 0.0
     for part in parts_of(weights):
-        size = np.abs(part.astype(np.float32))
-        bins = (size.view(np.uint32) >> 22)[size > 0]
+        size = np.abs(part.astype(np.float64))
+        size = size[size > 0]
+        bins = size.view(np.int64) >> _CUT
         counts += np.bincount(bins, minlength=_BINS)
-        wide = size[size > 0].astype(np.float64)
-        squares += np.bincount(bins, wide * wide, minlength=_BINS)
+        squares += np.bincount(bins, size * size, minlength=_BINS)
         largest = max(largest, float(size.max(initial=0)))
     return Magnitudes(counts, squares, largest)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from jpq_jax.artifact.lossless import dictionary, floats, integers
 from jpq_jax.artifact.lossless.choice import Way, beginning, shortest
+from jpq_jax.artifact.lossless.fields import LAYOUTS
 from jpq_jax.artifact.stream import Reader, Writer
 
 _DICTIONARY, _INTEGERS, _FLOATS = range(3)
@@ -49,7 +50,7 @@ def read_array(reader: Reader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
     if part is not None:
         return read_array(reader, (*shape, 2), part).view(dtype).reshape(shape)
     kind = reader.read_number()
-    layout = floats.LAYOUTS.get(dtype.name)
+    layout = LAYOUTS.get(dtype.name)
     if kind == _DICTIONARY:
         ordered = dictionary.read_dictionary(reader, shape, _ordered_dtype(dtype))
         return _from_ordered(ordered, dtype)
@@ -62,7 +63,7 @@ def read_array(reader: Reader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
 
 def _ways(array: NDArray[Any]) -> list[Way]:
     """Those that there are for the array."""
-    layout, ways = floats.LAYOUTS.get(array.dtype.name), []
+    layout, ways = LAYOUTS.get(array.dtype.name), []
     distinct = dictionary.distinct_of(_ordered(array))
     if distinct is not None:
         ways.append(_in_dictionary)
@@ -89,7 +90,7 @@ def _as_integers(array: NDArray[Any]) -> Writer:
 
 
 def _by_exponents(array: NDArray[Any]) -> Writer:
-    writer, layout = Writer(), floats.LAYOUTS[array.dtype.name]
+    writer, layout = Writer(), LAYOUTS[array.dtype.name]
     writer.write_number(_FLOATS)
     floats.write_floats_exactly(writer, array.view(layout.word), layout)
     return writer

@@ -50,7 +50,7 @@ def read_integers(reader: Reader, shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 def write_unsigned(writer: Writer, unsigned: NDArray[np.uint64]) -> None:
     """Any, the smaller the shorter: length and first bits as they tend to be, the other bits as they are."""
-    length = _bit_length(unsigned)
+    length = bit_length(unsigned)
     below = np.maximum(length - 3, 0)
     first = (unsigned >> below.astype(np.uint64)).astype(np.int64)
     symbols = np.where(length > 3, _OWN + 4 * (length - 4) + (first & 3), first)
@@ -110,7 +110,7 @@ def _unfolded(unsigned: NDArray[np.uint64]) -> NDArray[np.int64]:
     return (unsigned >> np.uint64(1)).view(np.int64) ^ -sign
 
 
-def _bit_length(unsigned: NDArray[np.uint64]) -> NDArray[np.int64]:
+def bit_length(unsigned: NDArray[np.uint64]) -> NDArray[np.int64]:
     """0 for 0. By halves, since floats do not hold 64 bits."""
     length = np.zeros(unsigned.shape, np.int64)
     left = unsigned.copy()
