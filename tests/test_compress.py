@@ -167,6 +167,7 @@ def test_every_dtype_and_scale(dtype: type, scale: float):
     assert error < 0.05 * (kernel.astype(np.float64) ** 2).sum()
 
 
+@pytest.mark.filterwarnings("ignore::jpq_jax.post_training.UnusedBudgetWarning")
 @settings(
     deadline=None, max_examples=25 if THOROUGH else 12, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -62,7 +62,7 @@ def test_forged_bytes_under_a_right_checksum_do_no_harm(data: st.DataObject):
     files.decode_or_refuse(with_checksum(bytes(bad)))
 
 
-def forge(write: Callable[[Writer], Any], stored: bytes = b"", version: int = 3) -> bytes:
+def forge(write: Callable[[Writer], Any], stored: bytes = b"", version: int = 4) -> bytes:
     """A file with any first stream and a right checksum."""
     writer = Writer()
     write(writer)
@@ -80,9 +80,10 @@ def numbers(*values: int) -> Callable[[Writer], None]:
 
 
 # Of a header: a dict with one branch; "kernel", "bias" and "weight" of the known names; leaves.
-ONE, TWO = 1 + 3 * 1, 1 + 3 * 2
+ONE, TWO = 1 + 4 * 1, 1 + 4 * 2
 KERNEL, BIAS = 1, 2
-FLOAT32, BOOL = 3 * 0, 3 * 8
+FLOAT32, BOOL = 8 * 0, 8 * 8
+CODES, LOSSLESS, EMPTY = 1, 3, 7  # forms
 NO_EXTRAS = 0
 
 
@@ -92,7 +93,7 @@ def test_forge_makes_files_that_load():
 
 
 def codes_of(*shape: int) -> list[int]:
-    return [ONE, KERNEL, 0, FLOAT32 + 1, len(shape), *shape, 0, NO_EXTRAS]
+    return [ONE, KERNEL, 0, FLOAT32 + CODES, len(shape), *shape, 0, NO_EXTRAS]
 
 
 def leaf_of(shape: tuple[int, ...], *then: int) -> Callable[[Writer], None]:
@@ -122,19 +123,32 @@ BAD_FILES = {
     "no bytes": (b"", "not a jpq artifact"),
     "only magic": (b"JPQ", "truncated within its header"),
     "not a file of ours": (b"PK\3\4" * 20, "not a jpq artifact"),
-    "newer": (forge(numbers(1, 0), version=4), "newer version of jpq_jax: got format version 4"),
+    "newer": (forge(numbers(1, 0), version=5), "newer version of jpq_jax: got format version 5"),
     "version 0": (forge(numbers(1, 0), version=0), "format version 0"),
     "endless length": (with_checksum(b"JPQ\3" + bytes(4) + b"\xff" * 20), "does not end"),
     "stream too long": (with_checksum(b"JPQ\3" + bytes(4) + b"\x05abc"), "expected at least"),
     "zero byte": (with_checksum(b"JPQ\3" + bytes(4) + b"\x02a\0"), "zero byte"),
     "unknown name": (forge(numbers(ONE, 99)), "got name 99"),
-    "unknown dtype": (forge(numbers(0, 3 * 25)), "got dtype 25"),
+    "unknown dtype": (forge(numbers(0, 8 * 99)), "got dtype 99"),
+    "unknown dtype of version 3": (forge(numbers(0, 3 * 99), version=3), "got dtype 99"),
+    "unknown form": (forge(numbers(0, FLOAT32 + 5)), "got dtype 0 in form 5"),
+    "unknown empty place": (forge(numbers(0, 8 * 4 + EMPTY)), "an empty place of kind 4"),
+    "an empty place twice": (
+        forge(numbers(TWO, KERNEL, 0, EMPTY, KERNEL, 0, FLOAT32, 0, NO_EXTRAS), bytes(4)),
+        "its place is empty, too",
+    ),
+    "filled up in vain": (forge(numbers(0, FLOAT32, 0, NO_EXTRAS), bytes(9)), "expected"),
+    "kind of array": (forge(numbers(0, LOSSLESS, 1, 3, NO_EXTRAS, 7)), "of kind 7"),
+    "an empty array that is coded": (forge(numbers(0, LOSSLESS, 1, 0, NO_EXTRAS)), "empty array"),
+    "floats as integers": (forge(numbers(0, LOSSLESS, 1, 3, NO_EXTRAS, 1)), "of kind 1"),
+    "many elements": (forge(numbers(0, LOSSLESS, 1, 3, NO_EXTRAS, 0, 257)), "257 distinct"),
+    "many digits": (forge(numbers(0, LOSSLESS, 1, 3, NO_EXTRAS, 2, 0, 24)), "24 digits"),
     "many dims": (forge(numbers(0, FLOAT32, 65)), "65 dims"),
-    "many branches": (forge(numbers(1 + 3 * 10**6, KERNEL)), "longer than its file"),
+    "many branches": (forge(numbers(1 + 4 * 10**6, KERNEL)), "longer than its file"),
     "long extras": (forge(numbers(1, 10**6)), "longer than its file"),
-    "deep": (forge(numbers(*[1 + 3 + 1, 0] * 101)), "more than 100 steps"),
+    "deep": (forge(numbers(*[1 + 4 + 1, 0] * 101)), "more than 100 steps"),
     "distant position": (
-        forge(numbers(1 + 3 + 1, 10**9, 0, FLOAT32, 0, NO_EXTRAS), bytes(4)),
+        forge(numbers(1 + 4 + 1, 10**9, 0, FLOAT32, 0, NO_EXTRAS), bytes(4)),
         "are empty",
     ),
     "extras that are no JSON": (forge(text(b"{]")), "not JSON"),
@@ -164,7 +178,7 @@ BAD_FILES = {
     ),
     "many values": (forge(leaf_of((3,), 257, 0)), "leaf 'kernel': 0 negative of 257 values"),
     "more negative values than values": (forge(leaf_of((3,), 2, 3)), "3 negative of 2 values"),
-    "kind of values": (forge(leaf_of((3,), 1, 0, 2)), "values of kind 2"),
+    "kind of values": (forge(leaf_of((3,), 1, 0, 3)), "values of kind 3"),
     "kind of floats": (forge(leaf_of((3,), 1, 0, 0, 1)), "floats from byte 1"),
     "kind of numbers": (forge(leaf_of((3,), 0, 0, 3)), "numbers of kind 3"),
     "kind of lines": (forge(leaf_of((3,), 0, 0, 1, 0, 2)), "lines of kind 2"),
@@ -195,6 +209,15 @@ def test_forged_streams_do_no_harm(values: list[int], stored: bytes):
 
 
 @settings(deadline=None, max_examples=300)
+@given(st.integers(0, 34), st.integers(0, 2), st.lists(st.integers(0, 2**12), max_size=40))
+def test_forged_arrays_do_no_harm(dtype: int, kind: int, values: list[int]):
+    stream = numbers(0, 8 * dtype + LOSSLESS, 2, 3, 4, NO_EXTRAS, kind, *values)
+    files.decode_or_refuse(forge(stream))
+
+
+@settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=100))
 def test_any_stream_does_no_harm(data: bytes):
-    files.decode_or_refuse(with_checksum(b"JPQ\3" + bytes(4) + bytes([len(data)]) + data))
+    for version in (3, 4):
+        start = b"JPQ" + bytes([version, 0, 0, 0, 0, len(data)])
+        files.decode_or_refuse(with_checksum(start + data))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -11,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 
 from jpq_jax.artifact.floats import (
     MOST_STEPS,
-    is_short,
     read_array,
     read_floats,
+    rounded_bits,
     write_array,
     write_floats,
 )
@@ -91,14 +93,6 @@ def test_zeros_and_equal_numbers_take_next_to_nothing():
     assert round_trip(np.full(10_000, 0.1, np.float32)) <= 320
 
 
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
-def test_what_is_short_and_what_is_not(dtype: type):
-    normal = np.random.default_rng(0).normal(size=300)
-    assert not is_short(normal.astype(dtype))
-    assert is_short((np.rint(normal * 8) / 8).astype(dtype))
-    assert is_short(np.ones(300, dtype))
-
-
 @pytest.mark.parametrize(
     "array",
     [
@@ -107,11 +101,18 @@ def test_what_is_short_and_what_is_not(dtype: type):
         np.zeros(300, np.float64),
         np.zeros(300, np.int32),
         np.zeros(0, np.float32),
-        np.float32(0.1),
     ],
 )
-def test_what_is_left_as_it_is(array: np.ndarray):
-    assert not is_short(np.asarray(array))
+def test_what_cannot_be_written_so(array: np.ndarray):
+    assert math.isinf(rounded_bits(array))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
+def test_the_bits_of_rounded_floats(dtype: type):
+    steps = np.rint(8 * np.random.default_rng(0).normal(size=300)) / 8
+    bits = round_trip(steps.astype(np.float32))
+    assert rounded_bits(steps.astype(dtype)) == pytest.approx(bits)
+    assert bits < 300 * 9
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from jpq_jax.artifact.record import (
     Path,
     Record,
     check_elements,
+    claimed_elements,
+    fewest_bytes,
 )
 from jpq_jax.artifact.stream import Reader, Writer
 
@@ -79,6 +81,9 @@ def pack(
     body = b"".join(
         [_varint(len(coded[0].stream)), *(part for block in coded for part in block[:2])]
     )
+    # Readers refuse more elements than a file of its size can justify: one that is compressed beyond that is filled up.
+    least = fewest_bytes(claimed_elements(record.shape for record in records))
+    body += bytes(max(least - _START - len(body), 0))
     start = MAGIC + bytes([VERSION])
     data = start + _checksum(start, body) + body
     return Packed(data, [size for block in coded for size in block.leaf_bytes])
@@ -98,13 +103,16 @@ def unpack(data: bytes) -> Contents:
     records, containers, extras = read_header(reader, len(data), data[len(MAGIC)])
     if any(a.path >= b.path for a, b in pairwise(records)):
         raise ValueError("the leaves are not in the order of their paths")
-    check_elements((record.shape for record in records), len(data))
+    shapes = [record.shape for record in records]
+    check_elements(shapes, len(data))
     blocks = _blocks(records)
     lengths = [length, *(reader.read_number() for _ in blocks[1:])]
     raw = [sum(map(leaves.array_size, records[start:end])) for start, end in blocks]
     ends = list(accumulate(map(sum, zip(lengths, raw, strict=True)), initial=start))
-    if ends[-1] != len(data):
-        raise ValueError(f"got {len(data)} bytes, expected {ends[-1]}")
+    is_filled = data[len(MAGIC)] == VERSION and not any(data[ends[-1] :])
+    expected = max(ends[-1], fewest_bytes(claimed_elements(shapes))) if is_filled else ends[-1]
+    if expected != len(data):
+        raise ValueError(f"got {len(data)} bytes, expected {expected}")
 
     def read(block: int) -> Iterator[Any]:
         at = ends[block] + lengths[block]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from jax.tree_util import tree_unflatten
 
 from jpq_jax.artifact import container, tree, version1
-from jpq_jax.artifact.record import Contents, Extras, check_elements, path_name
+from jpq_jax.artifact.record import Contents, Extras, path_name
 from jpq_jax.artifact.record import Path as LeafPath
 from jpq_jax.vocabulary import PyTree, validate
 
@@ -86,13 +86,10 @@ def encode(codes: PyTree, extras: Extras | None = None) -> bytes:
       TypeError: for a leaf that is neither `Codes` nor an array that can be stored, for a key
         that is neither a string nor an integer, or if extras are not a dict.
       ValueError: if `codes` breaks the invariants of `Codes` or two leaves share a path, if
-        extras do not survive JSON, or if a file so small may not claim so many weights (see
-        `record.check_elements`).
+        extras do not survive JSON.
     """
     leaves, containers = tree.flatten(validate(codes))
-    data = container.pack(leaves, extras, containers).data
-    check_elements((leaf.shape for leaf in leaves.values()), len(data))
-    return data
+    return container.pack(leaves, extras, containers).data
 
 
 def decode(data: bytes, like: PyTree | None = None, source: str = "<bytes>") -> Artifact:
@@ -121,7 +118,7 @@ def decode(data: bytes, like: PyTree | None = None, source: str = "<bytes>") -> 
 
 
 def file_bytes(codes: PyTree, extras: Extras | None = None) -> int:
-    """The size of what `save` would write, also where it would refuse to: see `leaf_bytes`."""
+    """The size of what `save` would write."""
     leaves, containers = tree.flatten(validate(codes))
     return len(container.pack(leaves, extras, containers).data)
 
@@ -130,7 +127,7 @@ def leaf_bytes(codes: PyTree, extras: Extras | None = None) -> Sizes:
     """What `save` would write for each leaf, and for the container around them.
 
     Raises:
-      TypeError, ValueError: as `encode` does, but not for a file too small for what it claims.
+      TypeError, ValueError: as `encode` does.
     """
     by_path, containers = tree.flatten(validate(codes))
     packed = container.pack(by_path, extras, containers, by_leaf=True)

@@ -23,7 +23,7 @@ MAX_DIMS = 64  # of a leaf, as in NumPy
 MAX_DEPTH = 100  # of a leaf in its tree
 
 # A leaf of zeros only takes no bytes, so a file's size bounds nothing by itself. With these, no
-# file makes a reader hold more than 8 MiB + 2 KiB of codes for each of its bytes.
+# file makes a reader hold more than 8 MiB + 2 KiB of codes for each of its bytes, or eight times as much of complex128.
 FREE_ELEMENTS = 2**22
 ELEMENTS_PER_BYTE = 2**10
 
@@ -111,10 +111,14 @@ def fewest_bytes(elements: int) -> int:
     return max(-(-(elements - FREE_ELEMENTS) // ELEMENTS_PER_BYTE), 0)
 
 
+def claimed_elements(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Of leaves of these shapes. An empty dim counts as 1: (0, 2**40) must not pass for free."""
+    return sum(math.prod(max(dim, 1) for dim in shape) for shape in shapes)
+
+
 def check_elements(shapes: Iterable[tuple[int, ...]], file_bytes: int) -> None:
     """Raises ValueError for leaves with more elements than a file of this size can justify."""
-    # An empty dim counts as 1: (0, 2**40) must not pass for free.
-    claimed = sum(math.prod(max(dim, 1) for dim in shape) for shape in shapes)
+    claimed = claimed_elements(shapes)
     if file_bytes < fewest_bytes(claimed):
         raise ValueError(
             f"{claimed} elements in a file of {file_bytes} bytes, expected at least {fewest_bytes(claimed)} bytes for so many"

@@ -37,7 +37,7 @@ def flatten(tree: PyTree) -> tuple[dict[Path, Any], Containers]:
         if len(path) > MAX_DEPTH:
             raise ValueError(f"leaf {path_name(path)!r}: got {len(path)} steps, up to {MAX_DEPTH}")
         leaves[path] = leaf
-    containers = _containers_of(tree)
+    containers = _containers_of(tree, leaves)
     # Raises if it cannot; then siblings are of one kind, so that paths compare.
     build(leaves, containers)
     return dict(sorted(leaves.items(), key=lambda item: item[0])), containers
@@ -70,13 +70,16 @@ def _copied(leaf: Any) -> Any:
     return type(leaf)() if type(leaf) in (dict, list) else leaf
 
 
-def _containers_of(tree: PyTree) -> Containers:
-    """Places without leaves, and which positions are those of a tuple."""
+def _containers_of(tree: PyTree, leaves: Mapping[Path, Any]) -> Containers:
+    """Places without leaves, and which positions are those of a tuple.
+
+    Beside an attribute `value` that is not a step of its leaf's path, there are no other places.
+    """
     empty: dict[Path, Any] = {}
     tuples: set[Path] = set()
 
     def look(node: Any, key_path: KeyPath, path: Path) -> None:
-        if is_codes(node) or jax.tree_util.all_leaves([node]):
+        if path in leaves or is_codes(node) or jax.tree_util.all_leaves([node]):
             return
         children, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
         if not children:

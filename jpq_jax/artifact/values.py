@@ -17,7 +17,6 @@ from jpq_jax.artifact.floats import MOST_STEPS, PARTS, multiples_of, read_floats
 from jpq_jax.artifact.stream import Reader, Writer
 from jpq_jax.vocabulary import LEVELS
 
-
 _FREE, _MULTIPLES, _OUTLIERS = range(3)
 _FEWEST = 4  # values of which some may be outliers
 
@@ -70,7 +69,9 @@ def _with_outliers(codebook: NDArray[np.float32], values: NDArray[np.float32]) -
         if found is not None:
             below, above = int(inside[0]), values.size - 1 - int(inside[-1])
             numbers = _extended(found.numbers, (below, above))
-            return Values(codebook, np.append(0, numbers).astype(np.int16), found.step, (below, above))
+            return Values(
+                codebook, np.append(0, numbers).astype(np.int16), found.step, (below, above)
+            )
     return None
 
 
@@ -78,7 +79,9 @@ def _extended(numbers: NDArray[np.int64], outliers: tuple[int, int]) -> NDArray[
     """The numbers of multiples, and of outliers beyond them."""
     below, above = outliers
     low, high = min(int(numbers[0]), 0), max(int(numbers[-1]), 0)
-    return np.concatenate([np.arange(low - below, low), numbers, np.arange(high + 1, high + 1 + above)])
+    return np.concatenate(
+        [np.arange(low - below, low), numbers, np.arange(high + 1, high + 1 + above)]
+    )
 
 
 def write_values(writer: Writer, values: Values) -> None:

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from jpq_jax.artifact.leaf import parts_of
 
-_BINS = 2**12  # of a float64's exponent and first digit: there, float32's subnormals have exponents, too
+_BINS = (
+    2**12
+)  # of a float64's exponent and first digit: there, float32's subnormals have exponents, too
 _CUT = 51  # binary digits after these
 _FAR = 16  # half octaves above the median from which on a few weights are outliers
 _FEW = 64  # weights of which one may be an outlier

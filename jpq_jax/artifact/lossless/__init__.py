@@ -105,12 +105,14 @@ def _ordered_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def _ordered(array: NDArray[Any]) -> NDArray[Any]:
     """The elements' bits as integers; of narrow floats, which have their sign apart, in the order of their values."""
     words = array.view(_ordered_dtype(array.dtype))
-    return np.where(words < 0, -128 - (words + 1), words) if _has_sign_apart(array.dtype) else words
+    return (
+        np.where(words < 0, words ^ np.int8(127), words) if _has_sign_apart(array.dtype) else words
+    )
 
 
 def _from_ordered(words: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     if _has_sign_apart(dtype):
-        words = np.where(words < 0, -128 - (words + 1), words)
+        words = np.where(words < 0, words ^ np.int8(127), words)
     return words.astype(_ordered_dtype(dtype)).view(dtype)
 
 

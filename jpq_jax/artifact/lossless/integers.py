@@ -28,7 +28,7 @@ def write_integers(writer: Writer, integers: NDArray[np.int64]) -> None:
     ways = []
     for is_difference, values in enumerate((integers, _differences(integers))):
         ways.append(functools.partial(_by_length, is_difference=is_difference))
-        if -MOST <= values.min() and values.max() <= MOST:
+        if values.min() >= -MOST and values.max() <= MOST:
             ways.append(functools.partial(_in_contexts, is_difference=is_difference))
     writer.extend(shortest(integers, ways))
 
@@ -38,6 +38,7 @@ def read_integers(reader: Reader, shape: tuple[int, ...]) -> NDArray[np.int64]:
     way, size = reader.read_number(), int(np.prod(shape, dtype=np.int64))
     if way > 3:
         raise ValueError(f"integers of kind {way}, expected 0 to 3")
+    first = np.uint64(reader.read_number()) if way & 1 else np.uint64(0)
     if way >> 1 == _LENGTHS:
         found = _unfolded(read_unsigned(reader, size)).reshape(shape)
     else:
@@ -45,7 +46,7 @@ def read_integers(reader: Reader, shape: tuple[int, ...]) -> NDArray[np.int64]:
         if not -MOST <= low <= 0 <= high <= MOST:
             raise ValueError(f"integers from {low} to {high}, expected up to {MOST}")
         found = read_numbers(reader, shape, low, high).astype(np.int64)
-    return _sums(found) if way & 1 else found
+    return _sums(found, _unfolded(np.array([first]))[0]) if way & 1 else found
 
 
 def write_unsigned(writer: Writer, unsigned: NDArray[np.uint64]) -> None:
@@ -72,17 +73,13 @@ def read_unsigned(reader: Reader, count: int) -> NDArray[np.uint64]:
 
 
 def _by_length(integers: NDArray[np.int64], *, is_difference: int) -> Writer:
-    writer = Writer()
-    writer.write_number(2 * _LENGTHS + is_difference)
-    values = _differences(integers) if is_difference else integers
+    writer, values = _begun(2 * _LENGTHS + is_difference, integers)
     write_unsigned(writer, _folded(values.ravel()))
     return writer
 
 
 def _in_contexts(integers: NDArray[np.int64], *, is_difference: int) -> Writer:
-    writer = Writer()
-    writer.write_number(2 * _CONTEXTS + is_difference)
-    values = _differences(integers) if is_difference else integers
+    writer, values = _begun(2 * _CONTEXTS + is_difference, integers)
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     write_signed(writer, low)
     write_signed(writer, high)
@@ -90,14 +87,25 @@ def _in_contexts(integers: NDArray[np.int64], *, is_difference: int) -> Writer:
     return writer
 
 
+def _begun(way: int, integers: NDArray[np.int64]) -> tuple[Writer, NDArray[np.int64]]:
+    """And what is to be written: with differences, after the first integer itself."""
+    writer = Writer()
+    writer.write_number(way)
+    if not way & 1:
+        return writer, integers
+    writer.write_number(int(_folded(integers.ravel()[:1])[0]))
+    return writer, _differences(integers)
+
+
 def _differences(integers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of each from the one before it in C order; they wrap around as the sums do."""
+    """Of each from the one before it in C order, of the first 0; they wrap around as the sums do."""
     flat = integers.ravel()
-    return np.concatenate([flat[:1], flat[1:] - flat[:-1]]).reshape(integers.shape)
+    return np.diff(flat, prepend=flat[:1]).reshape(integers.shape)
 
 
-def _sums(differences: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.cumsum(differences.ravel(), dtype=np.int64).reshape(differences.shape)
+def _sums(differences: NDArray[np.int64], first: np.int64) -> NDArray[np.int64]:
+    sums = np.cumsum(differences.ravel(), dtype=np.int64)
+    return (sums + first).reshape(differences.shape)
 
 
 def _folded(signed: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpq_jax.artifact.activity import Activity
-from jpq_jax.artifact.lossless.fields import Layout, Words, fields_of, is_nonzero
 from jpq_jax.artifact.living import slabs
+from jpq_jax.artifact.lossless.fields import Layout, Words, fields_of, is_nonzero
 
 _SAMPLE = 2**15
 _LINE_BITS = 24.0  # about what an axis takes besides the entropy of its lines' scales
