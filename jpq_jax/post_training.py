@@ -15,6 +15,7 @@ from jpq_jax.artifact.floats import HELD
 from jpq_jax.artifact.leaf import looked_up, parts_of
 from jpq_jax.artifact.record import Extras
 from jpq_jax.file_budget import Interval, largest_within
+from jpq_jax.names import module_and_kind
 from jpq_jax.plan import Where, as_plan, check_compresses, check_finite
 from jpq_jax.projection.lines import MOST
 from jpq_jax.projection.multiples import numbers_at
@@ -178,8 +179,9 @@ def _sum_of_squares(weights: np.ndarray, unit: float) -> float:
 
 
 def _outputs(path: str) -> int:
-    """PyTorch and Equinox have the outputs of a `weight` first, all others last."""
-    return 0 if path.replace("/", ".").rpartition(".")[2] == "weight" else -1
+    """PyTorch and Equinox have the outputs of a `weight`, `in_proj_weight` or `weight_hh_l0` first, all others last."""
+    _, kind = module_and_kind(path)
+    return 0 if "weight" in (kind, kind.split("_")[0], kind.split("_")[-1]) else -1
 
 
 def _coded(kernel: _Kernel, multiplier: float) -> Any:
