@@ -84,7 +84,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_dtypes_are_refused_by_name_before_anything_is_written(tmp_path: Path, name: str):
     leaf = np.zeros(2, REFUSED[name])
-    with pytest.raises(ValueError, match=rf"leaf 'a\.w': got dtype {name}.*, expected one of bool, "):
+    with pytest.raises(
+        ValueError, match=rf"leaf 'a\.w': got dtype {name}.*, expected one of bool, "
+    ):
         write_safetensors(tmp_path / "x", {"a": {"w": leaf}, "b": ONE})
     assert not list(tmp_path.iterdir())
 
@@ -133,8 +135,32 @@ def test_names_are_joined_by_dots(tmp_path: Path):
 
 
 NAMES = [
-    *("Dense_0/kernel", "a/b", "a.b", "a//b", "blocks[attn].w", "with space", " ", "naïve/ß", "0", "01"),
-    *("", ".", "/", ".a", "a.", "..", "(root)", "value", "a/value", "\N{SNOWMAN}", "a\nb", "[bold]x"),
+    *(
+        "Dense_0/kernel",
+        "a/b",
+        "a.b",
+        "a//b",
+        "blocks[attn].w",
+        "with space",
+        " ",
+        "naïve/ß",
+        "0",
+        "01",
+    ),
+    *(
+        "",
+        ".",
+        "/",
+        ".a",
+        "a.",
+        "..",
+        "(root)",
+        "value",
+        "a/value",
+        "\N{SNOWMAN}",
+        "a\nb",
+        "[bold]x",
+    ),
 ]
 
 
@@ -201,7 +227,11 @@ def test_damaged_files_are_named(tmp_path: Path):
         read_checkpoint(tmp_path / "none")
 
 
-NESTED = {"params": {"a": {"kernel": ONE, "bias": ONE + 1}}, "step": np.int32(3), "list": [ONE, ONE + 2]}
+NESTED = {
+    "params": {"a": {"kernel": ONE, "bias": ONE + 1}},
+    "step": np.int32(3),
+    "list": [ONE, ONE + 2],
+}
 FLAT = {"params.a.kernel": ONE, "params/a/bias": ONE + 1, "paramset": ONE, "step": ONE}
 
 

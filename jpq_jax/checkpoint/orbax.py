@@ -114,7 +114,10 @@ def _restored(ocp: ModuleType, item: Item) -> PyTree:
     """As NumPy arrays, which needs none of the devices that they were saved from."""
     place = item.path.absolute()
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.metadata(place).item_metadata.tree
+        metadata = checkpointer.metadata(place).item_metadata
+        if metadata is None:
+            raise ValueError("got a damaged orbax checkpoint, whose metadata cannot be read")
+        tree = metadata.tree
         _check_names(tree)
         wanted = tree if item.only is None else subtree(tree, item.only)
         ids = {id(leaf) for leaf in jax.tree.leaves(wanted)}

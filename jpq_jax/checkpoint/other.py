@@ -62,13 +62,20 @@ def refused_file(path: Path, head: bytes) -> ValueError:
     return ValueError(f"{path}: got {_what(path, head)}; expected {_EXPECTED}")
 
 
-def _what(path: Path, head: bytes) -> str:
-    if not head:
-        return "an empty file"
+def by_sign(head: bytes) -> str:
+    """What a file is that begins with a sign of its format; empty without one."""
     for offset, signs in _SIGNS.items():
         for sign, what in signs.items():
             if head[offset:].startswith(sign):
                 return what
+    return ""
+
+
+def _what(path: Path, head: bytes) -> str:
+    if not head:
+        return "an empty file"
+    if sign := by_sign(head):
+        return sign
     if head.startswith(b"PK"):
         return _in_zip(path)
     return _text(head) or _protobuf(path, head) or f"an unknown file, which begins with {head[:16]}"

@@ -13,7 +13,7 @@ from jpq_jax import artifact
 from jpq_jax.artifact.container import MAGIC
 from jpq_jax.checkpoint import flax_msgpack, npz, orbax
 from jpq_jax.checkpoint.huggingface import find_tensors, is_index, stored_by_index
-from jpq_jax.checkpoint.other import refused_file, refused_folder
+from jpq_jax.checkpoint.other import by_sign, refused_file, refused_folder
 from jpq_jax.checkpoint.safetensors import is_safetensors, stored
 from jpq_jax.names import subtree
 from jpq_jax.vocabulary import PyTree, dequantize
@@ -94,7 +94,8 @@ _READERS: list[tuple[Callable[[Path, bytes], bool], Callable[[Path], PyTree]]] =
     (lambda _, head: is_safetensors(head), stored),
     (lambda _, head: is_index(head), stored_by_index),
     (npz.is_npz, npz.read),
-    (lambda _, head: flax_msgpack.is_msgpack(head), flax_msgpack.read),
+    # HDF5 begins like msgpack, too.
+    (lambda _, head: flax_msgpack.is_msgpack(head) and not by_sign(head), flax_msgpack.read),
 ]
 
 
