@@ -1,6 +1,7 @@
-"""How leaves are called: the parts of a name, names in a file of tensors, one subtree by name, and the same name in two models.
+"""Names of leaves: their parts, in a file of tensors, of a subtree, and in two models compared.
 
-Checkpoints write one place as `layer/bias`, as `layer.bias` or as nested dicts; every rule that looks at names uses the functions here.
+Checkpoints write one place as `layer/bias`, as `layer.bias` or as nested dicts; every rule that
+looks at names uses the functions here.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ def parts(name: str) -> list[str]:
 
 
 def module_and_kind(name: str) -> tuple[str, str]:
-    """What a leaf belongs to, its parts joined by "/", and what it is there: `layer` and `bias` of `layer.bias`.
+    """What a leaf belongs to and what it is there: `a/layer` and `bias` of `a.layer.bias`.
 
-    Parts without characters are left out, and so is a last `value` below others, as Flax NNX's variables have.
+    Empty parts are left out, and so is a last `value` below others, as Flax NNX's variables have.
     """
     found = [part for part in parts(name) if part]
     if len(found) > 1 and found[-1] == "value":
@@ -34,7 +35,7 @@ def module_and_kind(name: str) -> tuple[str, str]:
 
 
 def tensor_names(tree: PyTree) -> list[tuple[str, Any]]:
-    """The leaves by the names that they get in a file of tensors: their keys, each as it is, joined by ".".
+    """The leaves by their names in a file of tensors: their keys, each as it is, joined by ".".
 
     So those of a flat dict keep their names, with whatever "/" and "." is in them.
 
@@ -57,7 +58,7 @@ def tensor_names(tree: PyTree) -> list[tuple[str, Any]]:
 
 
 def subtree(tree: PyTree, only: str) -> PyTree:
-    """What lies under a name, be the tree nested or a flat dict of names: `params/dense` and `params.dense` are the same.
+    """What lies under a name, `params/dense` or `params.dense`, of a nested tree or a flat dict.
 
     Args:
       tree: of dicts and lists.
@@ -121,7 +122,7 @@ def pairs(first: Sequence[str], second: Sequence[str]) -> list[int]:
     That is its equal, if there is one; else the one that differs in "/" and "." alone.
 
     Raises:
-      ValueError: if a name is there twice, or has none or several that are the same in the other model.
+      ValueError: if a name is there twice, or none or several of the other model are the same.
     """
     for which, names in (("first", first), ("second", second)):
         for name in repeated(names):

@@ -48,9 +48,10 @@ _NOT_BYTES = (
 def plan_leaves(params: PyTree, where: Where = None) -> list[LeafPlan]:
     """What is done with each leaf, in JAX's order of the leaves.
 
-    By default kernels are compressed: floating leaves of two or more axes, unless the last part of their name says that they are
-    biases, scales or statistics: bias, beta, offset, scale, gamma, mean, running_mean, moving_mean, var, running_var,
-    moving_variance. "layer/bias", "layer.bias" and a nested bias are the same. All other leaves are stored as they are.
+    By default kernels are compressed: floating leaves of two or more axes, unless the last part of
+    their name says that they are biases, scales or statistics: bias, beta, offset, scale, gamma, mean,
+    running_mean, moving_mean, var, running_var, moving_variance. "layer/bias", "layer.bias" and a
+    nested bias are the same. All other leaves are stored as they are.
 
     Args:
       params: arrays, or anything with a shape and a dtype.

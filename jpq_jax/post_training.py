@@ -179,7 +179,7 @@ def _sum_of_squares(weights: np.ndarray, unit: float) -> float:
 
 
 def _outputs(path: str) -> int:
-    """PyTorch and Equinox have the outputs of a `weight`, `in_proj_weight` or `weight_hh_l0` first, all others last."""
+    """First of a `weight`, `in_proj_weight` or `weight_hh_l0` of PyTorch or Equinox, else last."""
     _, kind = module_and_kind(path)
     return 0 if "weight" in (kind, kind.split("_")[0], kind.split("_")[-1]) else -1
 

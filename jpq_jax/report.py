@@ -135,7 +135,7 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> li
 
 
 def differences(first: PyTree, second: PyTree) -> list[LeafDifference]:
-    """The same for two trees; names that differ in "/" and "." alone are the same where no equal one is there."""
+    """The same for two trees; "a/b" and "a.b" are the same where the other has no equal name."""
     ours, theirs = leaves_with_paths(first), leaves_with_paths(second)
     places = pairs([path for path, _ in ours], [path for path, _ in theirs])
     found = []

@@ -1,4 +1,4 @@
-"""Checkpoints of others: read in every dtype, written in Flax's and PyTorch's layout, and refused if damaged."""
+"""Safetensors in every dtype, name and layout, refused if damaged; and parts of a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hugging Face folders: one file, or shards and their index, also as links in the hub's cache; what is missing is named."""
+"""Hugging Face folders: one file, or shards and an index, also as the links of the hub's cache."""
 
 from __future__ import annotations
 
@@ -168,3 +168,26 @@ def test_checkpoints_below_a_folder_are_listed(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="a folder without a checkpoint in it or below it"):
         read_checkpoint(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer.*git lfs pull"),
+        (b"\x80\x02}", r"pickle.*torch\.load"),
+        (b"", "an empty file"),
+    ],
+)
+def test_shards_that_are_other_files(tmp_path: Path, data: bytes, message: str):
+    (write_shards(tmp_path) / SHARDS[1]).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{SHARDS[1]}: got .*{message}"):
+        read_checkpoint(tmp_path)
+
+
+def test_an_index_of_pytorch(tmp_path: Path):
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": "pytorch_model-00001-of-00001.bin"}}))
+    (tmp_path / "pytorch_model-00001-of-00001.bin").write_bytes(b"\x80\x02}")
+    for path in (index, tmp_path):
+        with pytest.raises(ValueError, match=r"00001\.bin.* pickle.*torch\.load"):
+            read_checkpoint(path)

@@ -1,4 +1,4 @@
-"""Names: rules that look at them treat "/", "." and nesting alike; two models are compared name by name, none is dropped."""
+"""Rules that look at names treat "/", "." and nesting alike; no name is lost or dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NumPy's and Flax's files are read; of every other format the message says what it is and what to do."""
+"""NumPy's and Flax's files are read; of others the message says what they are and what to do."""
 
 from __future__ import annotations
 

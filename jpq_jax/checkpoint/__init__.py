@@ -1,4 +1,4 @@
-"""Models on disk as others keep them, read into trees of arrays; and trees written as safetensors. Also reads our own files."""
+"""Checkpoints of every kind, read into trees of arrays; and trees written as safetensors."""
 
 from jpq_jax.checkpoint.reading import find_checkpoint as find_checkpoint
 from jpq_jax.checkpoint.reading import read_checkpoint as read_checkpoint

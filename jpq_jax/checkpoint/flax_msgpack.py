@@ -1,4 +1,4 @@
-"""What `flax.serialization.to_bytes` and `msgpack_serialize` write: nested dicts in msgpack, arrays as extensions of it."""
+"""Files of `flax.serialization`: nested dicts in msgpack, arrays as extensions of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from jpq_jax.vocabulary import PyTree
 
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3  # kinds of extensions
-_CHUNKED = "__msgpack_chunked_array__"  # an array above 1 GiB: a dict with this key, its shape and its chunks
+# An array above 1 GiB is a dict with this key, its shape and its chunks.
+_CHUNKED = "__msgpack_chunked_array__"
 
 
 def is_msgpack(head: bytes) -> bool:
@@ -21,7 +22,12 @@ def is_msgpack(head: bytes) -> bool:
 
 
 def read(path: Path) -> PyTree:
-    """Raises ValueError, naming the path, for what is damaged or holds other than numbers, or without the package `msgpack`."""
+    """The tree of a file; strings in it are refused.
+
+    Raises:
+      ValueError: naming the path, if it is damaged, holds other than numbers, or `msgpack` is not
+        installed.
+    """
     try:
         import msgpack
     except ImportError as error:

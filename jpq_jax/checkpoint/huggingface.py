@@ -1,6 +1,7 @@
-"""Folders of safetensors, as Hugging Face's libraries write them: one file, or several and an index of which tensor is where.
+"""Folders of safetensors, as Hugging Face's libraries write them: one file, or shards and an index.
 
-The hub's cache has links in place of files, to names without a suffix; those are followed.
+The index says which tensor is in which file. The hub's cache has links in place of files, to names
+without a suffix; those are followed.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jpq_jax.checkpoint.safetensors import StoredLeaf, stored
+from jpq_jax.checkpoint.other import HEAD, refused_file
+from jpq_jax.checkpoint.safetensors import StoredLeaf, is_safetensors, stored
 
 _INDEX = ".safetensors.index.json"
 
 
 def find_tensors(folder: Path) -> Path | None:
-    """The index or the only file of tensors in a folder: safetensors if there are any, else Flax's msgpack; None without.
+    """The index or the only file of tensors in a folder; None without.
+
+    Safetensors go before Flax's msgpack, which is looked for where there are none.
 
     Raises:
       ValueError: naming the path, if there are several that no index makes one.
@@ -44,7 +48,8 @@ def stored_by_index(index: Path) -> dict[str, StoredLeaf]:
     """The tensors of all files that an index names.
 
     Raises:
-      ValueError: naming the index, for one that is damaged, for files that are missing, and for tensors that are not where it has them.
+      ValueError: naming the index, for one that is damaged, for files that are missing, and for
+        tensors that are not where it has them.
     """
     by_name = _weight_map(index)
     files = {name: index.parent / name for name in sorted(set(by_name.values()))}
@@ -54,12 +59,21 @@ def stored_by_index(index: Path) -> dict[str, StoredLeaf]:
             f"{index}: got {len(missing)} of {len(files)} files missing: {_some(missing)}"
         )
     found = {
-        (name, leaf.name): leaf for name, path in files.items() for leaf in stored(path).values()
+        (name, leaf.name): leaf for name, path in files.items() for leaf in _tensors(path).values()
     }
     wanted = {(file, name) for name, file in by_name.items()}
     _check(index, "in the index, but not in the file that it names", wanted - found.keys())
     _check(index, "in a file, but not in the index", found.keys() - wanted)
     return {name: found[by_name[name], name] for name in sorted(by_name)}
+
+
+def _tensors(path: Path) -> dict[str, StoredLeaf]:
+    """Raises ValueError for a pointer of Git LFS, or PyTorch's files, which have indices, too."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if not is_safetensors(head):
+        raise refused_file(path, head)
+    return stored(path)
 
 
 def _check(index: Path, what: str, places: Iterable[tuple[str, str]]) -> None:

@@ -22,7 +22,7 @@ def is_npz(path: Path, head: bytes) -> bool:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Raises ValueError, naming the path, for what is damaged and for arrays that are not of numbers."""
+    """Raises ValueError, naming the path, for what is damaged or no array of numbers."""
     # Not by `numpy.load`, which takes the first of "a" and "a.npy" for both.
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
@@ -44,7 +44,7 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
         return array.view(ml_dtypes.bfloat16)
     if array.dtype.kind not in "biufc":
         raise refused(
-            f"got dtype {array.dtype}, expected numbers; float8 and integers below 8 bits lose their "
-            "dtype in .npz files: use safetensors"
+            f"got dtype {array.dtype}, expected numbers; float8 and integers below 8 bits lose "
+            "their dtype in .npz files: use safetensors"
         )
     return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -1,7 +1,8 @@
 """Orbax checkpoint folders, of its first API and of v1.
 
-A tree is a folder with a file `_METADATA`: an *item*. A checkpoint has one or more items as folders in it (`default`, `state`, or as
-they were named), and a `CheckpointManager` writes a folder of checkpoints, called by their steps. A tree saved alone lies at the root.
+A tree is a folder with a file `_METADATA`: an *item*. A checkpoint has `_CHECKPOINT_METADATA` and
+one or more items as folders in it (`default`, `state`, or as they were named); a tree saved alone is
+both. A `CheckpointManager` writes a folder of checkpoints, called by their steps.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from jpq_jax.names import repeated, subtree
 from jpq_jax.vocabulary import PyTree
 
 _TREE = "_METADATA"
-_SIGNS = (_TREE, "_CHECKPOINT_METADATA", "orbax.checkpoint", "manifest.ocdbt")
+_WHOLE = "_CHECKPOINT_METADATA"
+_SIGNS = (_TREE, _WHOLE, "orbax.checkpoint", "manifest.ocdbt")
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _STEP = re.compile(r"(?:.*_)?(\d+)")
 
@@ -35,7 +37,7 @@ class Item(NamedTuple):
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder is one of Orbax's, of one checkpoint or of several steps, finished or not."""
+    """Whether a folder is one of Orbax's, of one checkpoint or several steps, finished or not."""
     steps = [folder, *_steps(folder).values(), *_unfinished(folder)]
     return _UNFINISHED in folder.name or any((s / sign).exists() for s in steps for sign in _SIGNS)
 
@@ -44,7 +46,8 @@ def find_item(folder: Path, only: str | None) -> Item:
     """The tree in a folder of `is_checkpoint`, of the latest step if there are several.
 
     Raises:
-      ValueError: naming the folder: if it is unfinished, or has no trees, or several that `only` does not choose from.
+      ValueError: naming the folder, if it is unfinished, or has no trees, or several that `only`
+        does not choose from.
     """
     if _UNFINISHED in folder.name:
         raise ValueError(
@@ -53,9 +56,9 @@ def find_item(folder: Path, only: str | None) -> Item:
     if (folder / _TREE).exists():
         return Item(folder, only)
     items = {path.name: path for path in _folders(folder) if (path / _TREE).exists()}
-    if items:
-        return _chosen(folder, items, only)
     steps = _steps(folder)
+    if items and ((folder / _WHOLE).exists() or not all(map(_STEP.fullmatch, items))):
+        return _chosen(folder, items, only)
     if steps:
         return find_item(steps[max(steps)], only)
     unfinished = ", ".join(path.name for path in _unfinished(folder))
@@ -97,7 +100,8 @@ def read(folder: Path, only: str | None) -> PyTree:
     """The tree of arrays in a folder of `is_checkpoint`, on the host.
 
     Raises:
-      ValueError: naming the folder: as `find_item` does; for names that Orbax keeps only one of; for what is damaged; without Orbax.
+      ValueError: naming the folder: as `find_item` does, for what is damaged, for leaves that Orbax
+        wrote over each other, and without Orbax.
     """
     item = find_item(folder, only)
     try:
@@ -128,12 +132,12 @@ def _restored(ocp: ModuleType, item: Item) -> PyTree:
 
 
 def _check_names(tree: PyTree) -> None:
-    """Orbax keeps leaves by their keys joined by ".", and writes those of one such name over each other."""
+    """Orbax stores a leaf under its keys joined by "."; of those of one such name it keeps one."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
     for name in repeated(names):
         raise ValueError(
-            f"leaf {name!r}: Orbax saved several leaves of this name as one, so that others are lost"
+            f"leaf {name!r}: Orbax saved several leaves of this name as one, others are lost"
         )
 
 

@@ -6,13 +6,18 @@ import itertools
 import zipfile
 from pathlib import Path
 
+HEAD = 4096  # bytes by which a file is recognized
 _EXPECTED = "a safetensors, .npz, .jpq or Flax msgpack file, or a Hugging Face or orbax folder"
 _PYTORCH = (
-    "PyTorch's format, a pickle, which can run code and is not read; to turn it into safetensors, run in Python: "
-    "import torch; from safetensors.torch import save_file; save_file({k: v.contiguous().clone() for k, v in "
-    "torch.load('FILE', map_location='cpu').items()}, 'model.safetensors'), or for an entry such as ['state_dict'] of it"
+    "PyTorch's format, a pickle, which can run code and is not read; to turn it into safetensors, "
+    "run in Python: import torch; from safetensors.torch import save_file; "
+    "save_file({k: v.contiguous().clone() for k, v in torch.load('FILE', map_location='cpu')"
+    ".items()}, 'model.safetensors'), or so for an entry such as ['state_dict'] of it"
 )
-_TORCHSCRIPT = "TorchScript, which can run code and is not read: save torch.jit.load('FILE').state_dict() as safetensors"
+_TORCHSCRIPT = (
+    "TorchScript, which can run code and is not read: save torch.jit.load('FILE').state_dict() as "
+    "safetensors"
+)
 _PICKLE = f"a pickle, which can run code and is not read: if PyTorch wrote it, see {_PYTORCH}"
 _KERAS = "HDF5, such as Keras' weights: load it there and save its weights by name with numpy.savez"
 _TENSORFLOW = "load it in TensorFlow and save its variables by name with numpy.savez"
@@ -53,7 +58,7 @@ _IN_FOLDERS = {
     "*.gguf": _GGUF,
     "*.onnx": _ONNX,
 }
-_READABLE = {".safetensors", ".npz", ".jpq", ".msgpack"}
+_READABLE = ("*.safetensors", "*.npz", "*.jpq", "*.msgpack", "checkpoint_*")  # the last is Flax's
 _LOOKED_AT = 10_000  # files and folders below one without a checkpoint
 
 
@@ -125,4 +130,5 @@ def _readable(folder: Path) -> list[Path]:
     """Files and folders below it that could be read."""
     below = list(itertools.islice(folder.rglob("*"), _LOOKED_AT))
     trees = [path.parent for path in below if path.name == "_METADATA"]
-    return sorted(trees + [path for path in below if path.suffix in _READABLE])
+    files = [path for path in below if path.is_file()]
+    return sorted(trees + [path for path in files if any(map(path.match, _READABLE))])

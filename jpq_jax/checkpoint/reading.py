@@ -1,4 +1,4 @@
-"""Any checkpoint -> a tree of arrays, by what is in the file or folder and not by how it is called."""
+"""Any checkpoint -> a tree of arrays, by what is in the file or folder, not by its name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from jpq_jax import artifact
 from jpq_jax.artifact.container import MAGIC
 from jpq_jax.checkpoint import flax_msgpack, npz, orbax
 from jpq_jax.checkpoint.huggingface import find_tensors, is_index, stored_by_index
-from jpq_jax.checkpoint.other import by_sign, refused_file, refused_folder
+from jpq_jax.checkpoint.other import HEAD, by_sign, refused_file, refused_folder
 from jpq_jax.checkpoint.safetensors import is_safetensors, stored
 from jpq_jax.names import subtree
 from jpq_jax.vocabulary import PyTree, dequantize
-
-_HEAD = 4096  # bytes by which a file is recognized
 
 
 def read_checkpoint(
@@ -27,8 +25,9 @@ def read_checkpoint(
     """The arrays of a checkpoint.
 
     - A safetensors file, or a Hugging Face folder or index of several: a flat dict by name.
-    - An orbax folder: its tree. Of a folder of steps, as a `CheckpointManager` writes them, the latest; `find_checkpoint` says which.
-      Flax NNX's states come back as their pure dicts, typed keys as `jax.random.key_data`, whatever devices they were on.
+    - An orbax folder: its tree. Of a folder of steps, as a `CheckpointManager` writes them, the
+      latest; `find_checkpoint` says which. Flax NNX's states come back as their pure dicts, typed
+      keys as their `jax.random.key_data`. It does not matter on which devices it was written.
     - A `.npz` file: a flat dict. A file of `flax.serialization`: its nested dicts.
     - A `.jpq` file: the weights that it stands for.
 
@@ -36,11 +35,14 @@ def read_checkpoint(
 
     Args:
       path: of the file or folder.
-      lazy: leave what is in safetensors files there: leaves are `StoredLeaf`, of which `compress` holds one at a time.
-      only: read what is under this name, such as "params" of a training state, or the item of an orbax folder with several.
+      lazy: leave what is in safetensors files there: leaves are `StoredLeaf`, of which `compress`
+        holds one at a time.
+      only: read what is under this name, such as "params" of a training state, or the item of an
+        orbax folder with several.
 
     Raises:
-      ValueError: naming the path, if it is none of these, damaged, unfinished, or has nothing of this name; or the package to install.
+      ValueError: naming the path, if it is none of these, damaged, unfinished, has nothing of this
+        name, or needs a package that is not installed.
       OSError: if it cannot be read.
     """
     place = Path(path)
@@ -61,7 +63,9 @@ def read_checkpoint(
 
 
 def find_checkpoint(path: str | os.PathLike[str], *, only: str | None = None) -> Path:
-    """The file or folder that `read_checkpoint` reads: of an orbax folder its item, of several steps that of the latest.
+    """The file or folder that `read_checkpoint` reads.
+
+    That is the index of a Hugging Face folder, and of an orbax folder the item, of the latest step.
 
     Raises:
       ValueError, OSError: as `read_checkpoint` does; nothing is read as yet.
@@ -78,7 +82,7 @@ def find_checkpoint(path: str | os.PathLike[str], *, only: str | None = None) ->
 
 def _read_file(path: Path) -> PyTree:
     with path.open("rb") as file:
-        head = file.read(_HEAD)
+        head = file.read(HEAD)
     for is_such, read in _READERS:
         if is_such(path, head):
             return read(path)

@@ -74,7 +74,7 @@ class StoredLeaf:
         return array.astype(dtype or self.dtype, copy=False)
 
     def part(self, first: int, count: int) -> np.ndarray:
-        """So many elements in C order. Raises ValueError if the file does not have them any more."""
+        """`count` elements in C order. Raises ValueError if the file has become shorter."""
         # Not through a map of the file, whose pages would count as memory beside the array.
         stored, offset = self.dtype.newbyteorder("<"), self.offset + first * self.dtype.itemsize
         array = np.fromfile(self.path, stored, count, offset=offset)
@@ -111,21 +111,24 @@ def stored(path: Path) -> dict[str, StoredLeaf]:
 def write_safetensors(
     path: str | os.PathLike[str], params: PyTree, *, pytorch: bool = False
 ) -> int:
-    """Writes a tree's leaves as a safetensors file, whole or not at all; their names are the keys joined by ".".
+    """Writes a tree's leaves as a safetensors file, whole or not at all.
 
-    A flat dict keeps its names, "/" and "." included, so that what `read_checkpoint` gives of a safetensors file is written as it was.
+    A leaf's name is its keys, each as it is, joined by ".". So a flat dict keeps its names, with "/"
+    and ".", and what `read_checkpoint` gives of a safetensors file is written as it was.
 
     Args:
       path: of the file; its folder must exist.
       params: arrays.
-      pytorch: whether to turn Flax's names and layouts into PyTorch's: `kernel` becomes `weight`, with its last two axes first and
-        outputs before inputs, `scale` and `embedding` become `weight`, `mean` and `var` `running_mean` and `running_var`; "/" becomes ".".
+      pytorch: whether to turn Flax's names and layouts into PyTorch's: `kernel` becomes `weight`,
+        with its last two axes first and outputs before inputs, `scale` and `embedding` become
+        `weight`, `mean` and `var` `running_mean` and `running_var`; "/" becomes ".".
 
     Returns:
       The size of the file in bytes.
 
     Raises:
-      ValueError: naming the leaf, if two would have one name, or for a dtype that the format lacks; nothing is written.
+      ValueError: naming the leaf, if two would have one name, or for a dtype that the format lacks;
+        nothing is written.
       OSError: if the file cannot be written.
     """
     leaves = tensor_names(params)
