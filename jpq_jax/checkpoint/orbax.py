@@ -1,7 +1,7 @@
 """Orbax checkpoint folders, of its first API and of v1.
 
 A tree is a folder with a file `_METADATA`: an *item*. A checkpoint has `_CHECKPOINT_METADATA` and
-one or more items as folders in it (`default`, `state`, or as they were named); a tree saved alone is
+one or more items as folders in it (`default`, `state`, or as they are named); a tree saved alone is
 both. A `CheckpointManager` writes a folder of checkpoints, called by their steps.
 """
 

@@ -113,7 +113,7 @@ def write_safetensors(
 ) -> int:
     """Writes a tree's leaves as a safetensors file, whole or not at all.
 
-    A leaf's name is its keys, each as it is, joined by ".". So a flat dict keeps its names, with "/"
+    A leaf's name is its keys as they are, joined by ".". So a flat dict keeps its names, with "/"
     and ".", and what `read_checkpoint` gives of a safetensors file is written as it was.
 
     Args:
