@@ -14,6 +14,7 @@ import numpy as np
 from jax import core as jax_core
 
 from jpq_jax.granularity import check_fits
+from jpq_jax.names import module_and_kind
 from jpq_jax.vocabulary import (
     MAX_BITS,
     Budget,
@@ -31,7 +32,12 @@ Where = PyTree | Callable[[str, Any], bool | Treatment] | None
 In place of true a `Treatment` says how a leaf is compressed.
 """
 
-_NOT_KERNELS = frozenset({"bias", "scale", "mean", "var"})
+_NOT_KERNELS = frozenset(  # of Flax, PyTorch, Keras and Haiku
+    {
+        *("bias", "scale", "mean", "var", "running_mean", "running_var"),
+        *("beta", "gamma", "moving_mean", "moving_variance", "offset"),
+    }
+)
 _MAX_TOTAL_BITS = 2**32 - 1  # budgets are counted in uint32 on the device
 _NOT_BYTES = (
     "got Budget(nbytes=...), expected ratio or bits: the method counts bits x nonzeros, which does not say how "
@@ -42,8 +48,10 @@ _NOT_BYTES = (
 def plan_leaves(params: PyTree, where: Where = None) -> list[LeafPlan]:
     """What is done with each leaf, in JAX's order of the leaves.
 
-    By default kernels are compressed: floating leaves of two or more axes, unless they are named
-    bias, scale, mean or var. All other leaves are stored as they are.
+    By default kernels are compressed: floating leaves of two or more axes, unless the last part of
+    their name says that they are biases, scales or statistics: bias, beta, offset, scale, gamma, mean,
+    running_mean, moving_mean, var, running_var, moving_variance. "layer/bias", "layer.bias" and a
+    nested bias are the same. All other leaves are stored as they are.
 
     Args:
       params: arrays, or anything with a shape and a dtype.
@@ -85,7 +93,7 @@ def _default_plan(path: str, leaf: Any) -> LeafPlan:
 
 
 def _default_rule(path: str, leaf: Any) -> tuple[bool, str]:
-    name = path.rsplit("/", 1)[-1]
+    _, name = module_and_kind(path)
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return False, f"{leaf.dtype}, not floating"
     if len(leaf.shape) < 2:

@@ -17,6 +17,7 @@ from jpq_jax.artifact.floats import HELD
 from jpq_jax.artifact.leaf import check_storable, native
 from jpq_jax.artifact.record import Extras, fewest_bytes
 from jpq_jax.file_budget import Interval, largest_within
+from jpq_jax.names import module_and_kind
 from jpq_jax.plan import Where, as_plan, check_compresses
 from jpq_jax.projection.kernel import coded_at, kernel_of
 from jpq_jax.rounding import rounded
@@ -236,5 +237,6 @@ class _Search:
 
 
 def _outputs(path: str) -> int:
-    """PyTorch and Equinox have the outputs of a `weight` first, all others last."""
-    return 0 if path.replace("/", ".").rpartition(".")[2] == "weight" else -1
+    """First of a `weight`, `in_proj_weight` or `weight_hh_l0` of PyTorch or Equinox, else last."""
+    _, kind = module_and_kind(path)
+    return 0 if "weight" in (kind, kind.split("_")[0], kind.split("_")[-1]) else -1

@@ -11,6 +11,7 @@ import numpy as np
 
 from jpq_jax import artifact
 from jpq_jax.checkpoint import read_checkpoint
+from jpq_jax.names import pairs
 from jpq_jax.plan import plan_leaves
 from jpq_jax.rate import account, paper_ratio
 from jpq_jax.vocabulary import PyTree, dequantize, is_codes, leaves_with_paths
@@ -134,18 +135,12 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> li
 
 
 def differences(first: PyTree, second: PyTree) -> list[LeafDifference]:
-    """The same for two trees; names that differ in "/" and "." alone are the same."""
-    ours, theirs = (
-        {path.replace("/", "."): (path, leaf) for path, leaf in leaves_with_paths(tree)}
-        for tree in (first, second)
-    )
-    missing = sorted(ours.keys() ^ theirs.keys())
-    if missing:
-        where = "first" if missing[0] in ours else "second"
-        raise ValueError(f"leaf {missing[0]!r}: only the {where} of both has it")
+    """The same for two trees; "a/b" and "a.b" are the same where the other has no equal name."""
+    ours, theirs = leaves_with_paths(first), leaves_with_paths(second)
+    places = pairs([path for path, _ in ours], [path for path, _ in theirs])
     found = []
-    for name, (path, leaf) in theirs.items():
-        a, b = (np.asarray(each) for each in (ours[name][1], leaf))
+    for place, (path, leaf) in zip(places, theirs, strict=True):
+        a, b = (np.asarray(each) for each in (ours[place][1], leaf))
         if a.shape != b.shape:
             raise ValueError(f"leaf {path!r}: got shapes {a.shape} and {b.shape}")
         found.append(LeafDifference(path, a.shape, *_distance(a, b)))

@@ -167,7 +167,7 @@ def is_codes(leaf: Any) -> bool:
 
 def path_string(path: KeyPath) -> str:
     """A leaf's place in the tree as its keys joined by "/", for messages and reports."""
-    return jax.tree_util.keystr(path, simple=True, separator="/") or "(root)"
+    return jax.tree_util.keystr(path, simple=True, separator="/") if path else "(root)"
 
 
 def without_lone_values(paths: Sequence[KeyPath]) -> list[KeyPath]:

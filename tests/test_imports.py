@@ -12,6 +12,7 @@ ORDER = [
     "sharding",
     "granularity",
     "vocabulary",
+    "names",
     "rounding",
     "fisher",
     "plan",

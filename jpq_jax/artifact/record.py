@@ -103,7 +103,7 @@ class Contents(NamedTuple):
 def path_name(path: Path) -> str:
     """A path for messages and reports, written like `vocabulary.path_string`."""
     keys = (entry[0] if isinstance(entry, tuple) else entry for entry in path)
-    return "/".join(map(str, keys)) or "(root)"
+    return "/".join(map(str, keys)) if path else "(root)"
 
 
 def fewest_bytes(elements: int) -> int:

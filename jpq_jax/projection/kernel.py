@@ -29,7 +29,8 @@ _SMALLEST_UNIT = 2.0**-100  # below, XLA takes small weights for zeros
 _REACH = 100  # steps beyond which only a few weights may lie for 256 values to do
 _TAIL = 2**7  # weights of which one may lie there
 _OUTLIER = 512  # steps from which on a weight is a value of its own
-_INNER = 96  # steps up to which all multiples are values, where the others must share some
+_INNER = (MOST, 96, 48)  # steps up to which all multiples are values, where the others must share some
+_SHARED = 0.1  # of the error of rounding to the step, what sharing values may add
 _MANTISSA = 24  # binary digits of a float32
 _SAMPLE = 2**12
 
@@ -127,10 +128,11 @@ def _uniform(kernel: Kernel, multiplier: float, step: float) -> Codes | None:
     distinct = _distinct(numbers)
     if kernel.magnitudes.largest <= limit and distinct.size < LEVELS:
         return _codes_of_multiples(numbers, distinct, fitted, kernel.dtype)
-    for reach in (MOST, _INNER):
+    allowed = _SHARED * kernel.size * step**2 / 12
+    for reach in _INNER:
         tail = _Tail(*_beyond(kernel, numbers, reach, limit))
         inner = distinct[np.abs(distinct) <= reach]
-        values = tail.values(LEVELS - 1 - inner.size)
+        values = tail.values(LEVELS - 1 - inner.size, allowed)
         if values is not None:
             return _codes_with_tail(numbers, inner, fitted, tail._replace(weights=values), kernel)
     return None
@@ -147,11 +149,14 @@ class _Tail(NamedTuple):
     places: NDArray[np.intp]
     weights: NDArray[np.float32]
 
-    def values(self, most: int) -> NDArray[np.float32] | None:
-        """The weights with as many digits as they may have with at most so many values; None if there are too many even with one."""
+    def values(self, most: int, allowed: float) -> NDArray[np.float32] | None:
+        """The weights with as many digits as they may have with at most so many values; None if their squared error exceeds what is allowed."""
+        wide = self.weights.astype(np.float64)
+        mantissa, exponent = np.frexp(wide)
         for digits in range(_MANTISSA, 0, -1):
-            mantissa, exponent = np.frexp(self.weights.astype(np.float64))
             rounded = np.ldexp(np.rint(np.ldexp(mantissa, digits)), exponent - digits)
+            if ((rounded - wide) ** 2).sum() > allowed:
+                return None
             if np.unique(rounded).size <= most:
                 return np.clip(rounded, *_bounds("float32")).astype(np.float32)
         return None

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jpq_jax.names import module_and_kind
 from jpq_jax.projection.alike import each_lying_like
 from jpq_jax.projection.lines import Lines, cheapest, classes_of
 from jpq_jax.projection.numbering import numbered
@@ -32,7 +33,7 @@ class Setting:
 
     @classmethod
     def of(cls, plans: Sequence[LeafPlan]) -> Setting:
-        modules = [p.path.rpartition("/")[0] for p in plans]
+        modules = [module_and_kind(p.path)[0] for p in plans]
         with_kernels = {m for m, p in zip(modules, plans, strict=True) if not p.rounded}
         norms = tuple(None if m in with_kernels else modules.index(m) for m in modules)
         return cls(tuple(p.rounded for p in plans), norms)
