@@ -1,7 +1,8 @@
 """What the console script `jpq` starts.
 
-Importing `jpq_jax.cli` imports JAX first, which takes a second. Ctrl-C in that time would end in a traceback, or, where it
-meets the start of an extension module, in an ImportError. So this module, which imports next to nothing, stands outside the package.
+Importing `jpq_jax.cli` imports JAX first, which takes a second. Ctrl-C in that time would end in a
+traceback, or, where it meets the start of an extension module, in an ImportError. So this module,
+which imports next to nothing, stands outside the package.
 """
 
 import os

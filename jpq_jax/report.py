@@ -51,7 +51,8 @@ class FileReport(NamedTuple):
     container: names, shapes, extras, checksum.
     dense_bytes: of the model as arrays.
     paper_ratio: 32 x weights by bits x nonzeros, over the compressed leaves.
-    distortion: squared error relative to the reference's squares, over all leaves; None without a reference.
+    distortion: squared error relative to the reference's squares, over all leaves; None without a
+      reference.
     extras: the metadata it was saved with.
     leaves: in the order of the file.
     """
@@ -165,7 +166,9 @@ def _why_stored(codes: PyTree) -> dict[str, str]:
 def compare(
     first: str | os.PathLike[str], second: str | os.PathLike[str], *, only: str | None = None
 ) -> list[LeafDifference]:
-    """Leaf by leaf, how far the model of one file is from another's. Either may be of any kind that `read_checkpoint` reads.
+    """Leaf by leaf, how far the model of one file is from another's.
+
+    Either may be of any kind that `read_checkpoint` reads.
 
     Args:
       first: the one that differences are relative to.
@@ -198,7 +201,10 @@ def _is_artifact(path: str | os.PathLike[str]) -> bool:
 
 
 def differences(first: PyTree, second: PyTree) -> list[LeafDifference]:
-    """The same for two trees, of arrays or compressed; names that differ in "/" and "." alone are the same."""
+    """The same for two trees, of arrays or compressed.
+
+    Names that differ in "/" and "." alone are the same.
+    """
     ours, theirs = (
         {path.replace("/", "."): (path, leaf) for path, leaf in leaves_with_paths(tree)}
         for tree in (first, second)
@@ -228,8 +234,10 @@ def _difference(path: str, a: np.ndarray, b: np.ndarray) -> LeafDifference:
 
 
 def _apart(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Absolute differences of two parts, and absolute values of the first. Equal infinities and NaN in both differ by 0, NaN in
-    one infinitely; what is not finite has no size of its own.
+    """Absolute differences of two parts, and absolute values of the first.
+
+    Equal infinities and NaN in both differ by 0, NaN in one infinitely; what is not finite has no
+    size of its own.
     """
     kind = np.complex128 if "c" in (x.dtype.kind, y.dtype.kind) else np.float64
     x, y = x.astype(kind), y.astype(kind)

@@ -15,8 +15,8 @@ for _power, _letter in enumerate("kmgt", start=1):
     _UNITS |= {_letter: 1000**_power, f"{_letter}b": 1000**_power, f"{_letter}ib": 1024**_power}
 
 _NUMBER = r"((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,2})?)"
-_SIZE = re.compile(rf"{_NUMBER}\s*([a-zA-Z]*)")
-_RATIO = re.compile(rf"{_NUMBER}\s*(?:[xX]|:1)?")
+_SIZE = re.compile(rf"{_NUMBER} *([a-zA-Z]*)")
+_RATIO = re.compile(rf"{_NUMBER} *(?:[xX]|:1)?")
 
 
 def size_of(text: str) -> int:
@@ -30,7 +30,8 @@ def size_of(text: str) -> int:
     number = _number(found[1]) if found else None
     if unit is None or number is None:
         raise ValueError(
-            f"got --bytes {text!r}, expected a size such as 50000, 1e5, 50KB (KB = 1000 bytes) or 50KiB (KiB = 1024 bytes)"
+            f"got --bytes {text!r}, expected a size such as 50000, 1e5, 50KB (KB = 1000 bytes) "
+            "or 50KiB (KiB = 1024 bytes)"
         )
     if number * unit < 1:
         raise ValueError(f"got --bytes {text!r}, expected at least 1 byte")
@@ -45,9 +46,14 @@ def ratio_of(text: str) -> Fraction:
     """
     found = _RATIO.fullmatch(text.strip())
     number = _number(found[1]) if found else None
-    if number is None or number < 1:
+    if not number:
         raise ValueError(
-            f"got --ratio {text!r}, expected how many times smaller, a number of at least 1 such as 20, 2.5 or 20x"
+            f"got --ratio {text!r}, expected a positive number such as 20, 2.5 or 20x: "
+            "how many times smaller"
+        )
+    if number < 1:
+        raise ValueError(
+            f"got --ratio {text!r}, expected at least 1: 20 for a twentieth of the size"
         )
     return number
 
@@ -61,7 +67,12 @@ def _number(digits: str) -> Fraction | None:
 
 
 def check_input(*places: Path | None) -> None:
-    """Raises OSError if a file or folder cannot be read, ValueError if it is neither, before any of them is."""
+    """Looks at all files and folders before any is read.
+
+    Raises:
+      OSError: if one cannot be read.
+      ValueError: if it is neither.
+    """
     for place in places:
         if place is None:
             continue
@@ -88,7 +99,7 @@ def output_place(output: Path, inputs: Sequence[Path], *, force: bool) -> Path:
     elif not place.parent.is_dir():
         raise ValueError(f"{output}: no such folder: {place.parent}")
     try:
-        # Permissions, access lists and read-only disks in one: what would be made at the end is made now.
+        # Permissions, access lists and read-only disks in one: a file, as there will be at the end.
         tempfile.TemporaryFile(dir=place.parent).close()
     except OSError as error:
         raise ValueError(f"{output}: cannot write into its folder: {error.strerror}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +16,12 @@ from jpq_jax import artifact, post_training, report
 from jpq_jax.checkpoint import read_checkpoint, write_safetensors
 from jpq_jax.cli import progress
 from jpq_jax.cli.arguments import check_input, output_place, ratio_of, size_of
-from jpq_jax.cli.tables import difference_table, file_table, printable
+from jpq_jax.cli.messages import printable
+from jpq_jax.cli.tables import difference_table, file_table
 from jpq_jax.vocabulary import Budget, PyTree, dequantize
 
 Place = tyro.conf.Positional[Path]
 Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-"""An output file."""
 
 
 def _text(metavar: str) -> Any:
@@ -30,8 +31,9 @@ def _text(metavar: str) -> Any:
 
 @dataclasses.dataclass
 class Compress:
-    """Compress a checkpoint to a target size, without data. Everything in the file counts: biases, norms and statistics are rounded
-    under the same budget. For example: jpq compress model.safetensors -o model.jpq --bytes 100KB
+    """Compress a checkpoint to a target size, without data. Everything in the file counts: biases,
+    norms and statistics are rounded under the same budget. For example:
+    jpq compress model.safetensors -o model.jpq --bytes 100KB
     """
 
     checkpoint: Place
@@ -39,8 +41,8 @@ class Compress:
     output: Out
     """The .jpq file to write."""
     bytes: Annotated[str | None, _text("SIZE"), tyro.conf.DisallowNone] = None
-    """Limit of the file's size, everything in it counted: 50000, 1e5, 50KB, 1.5MB (KB, MB, GB: powers of 1000) or 50KiB (KiB, MiB,
-    GiB: powers of 1024)."""
+    """Limit of the file's size, everything in it counted, in bytes or with a unit: 50000, 1e5,
+    50KB. KB, MB, GB are powers of 1000; KiB, MiB, GiB powers of 1024."""
     ratio: Annotated[str | None, _text("RATIO"), tyro.conf.DisallowNone] = None
     """Instead: how many times smaller than the checkpoint's arrays, as 20 or 20x."""
     lossless: bool = False
@@ -57,7 +59,8 @@ class Compress:
         check_input(self.checkpoint)
         place = output_place(self.output, [self.checkpoint], force=self.force)
         params = read_checkpoint(self.checkpoint, lazy=not self.lossless, **report._part(self.only))
-        nbytes = limit if isinstance(limit, int | None) else int(_dense_bytes(params) / limit)
+        dense = _dense_bytes(params)
+        nbytes = int(dense / limit) if isinstance(limit, Fraction) else limit
         codes = params if nbytes is None else _compressed(params, nbytes)
         if self.dry_run:
             self._show(params, codes)
@@ -65,28 +68,23 @@ class Compress:
         # Before it is saved, which may overwrite what is yet to be read of the checkpoint.
         error = 0.0 if self.lossless else report.overall(report.differences(params, codes))
         size = artifact.save(place, codes)
-        of = "" if nbytes is None else f" of {nbytes:,}"
-        print(
-            f"{printable(str(self.output))}: {size:,}{of} bytes, {_dense_bytes(params) / size:,.1f}x smaller, "
-            + (f"relative squared error {error:.3g}" if error else "without loss")
-        )
+        limited = f"{size:,}" if nbytes is None else f"{size:,} of {nbytes:,}"
+        loss = f"relative squared error {error:.3g}" if error else "without loss"
+        print(f"{_name(self.output)}: {limited} bytes, {dense / size:,.1f}x smaller, {loss}")
 
-    def _limit(self) -> int | Any | None:
-        given = [self.bytes is not None, self.ratio is not None, self.lossless]
-        if sum(given) != 1:
-            raise ValueError(
-                f"got {sum(given)} of them, expected one of --bytes, --ratio and --lossless"
-            )
+    def _limit(self) -> int | Fraction | None:
+        """Bytes, a ratio, or none for a lossless file."""
+        if (self.bytes is not None) + (self.ratio is not None) + self.lossless != 1:
+            raise ValueError("expected one of --bytes and --ratio, or --lossless")
         if self.bytes is not None:
             return size_of(self.bytes)
         return None if self.ratio is None else ratio_of(self.ratio)
 
     def _show(self, params: PyTree, codes: PyTree) -> None:
-        print("\n".join(file_table(report.report_of(codes, reference=params))))
-        possible = post_training.size_range(params)
-        print(
-            f"possible: {possible.least:,} bytes (all zero) to {possible.lossless:,} bytes (lossless)"
-        )
+        found = report.report_of(codes, reference=params)
+        least, lossless = post_training.size_range(params)
+        print("\n".join(file_table(found)))
+        print(f"possible: {least:,} bytes (all zero) to {lossless:,} bytes (lossless)")
         print("nothing was written")
 
 
@@ -108,7 +106,7 @@ class Decompress:
         place = output_place(self.output, [self.file], force=self.force)
         dense = dequantize(artifact.load(self.file).codes)
         size = write_safetensors(place, dense, pytorch=self.pytorch)
-        print(f"{printable(str(self.output))}: {size:,} bytes")
+        print(f"{_name(self.output)}: {size:,} bytes")
 
 
 @dataclasses.dataclass
@@ -163,6 +161,10 @@ def _compressed(params: PyTree, nbytes: int) -> PyTree:
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
     with progress.shown(sizes) as reported:
         return post_training.compress(params, Budget(nbytes=nbytes), progress=reported)
+
+
+def _name(place: Path) -> str:
+    return printable(str(place))
 
 
 def _dense_bytes(params: PyTree) -> int:

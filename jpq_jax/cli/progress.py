@@ -1,4 +1,7 @@
-"""How far a search is: a bar on a terminal; a line every few seconds in a pipe or a log. On stderr, as results go to stdout."""
+"""How far a search is: a bar on a terminal; a line every few seconds in a pipe or a log.
+
+On stderr, as results go to stdout.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,17 @@ from itertools import accumulate
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from jpq_jax.cli.messages import say
+
 _ROUNDS = 5  # that a search usually takes
-_SECONDS = 5.0  # between two lines
+_FIRST, _SECONDS = 1.0, 5.0  # until the first line, and between two
 _ENOUGH = 0.1  # of a round, to tell from it how long the rest takes
 
 Report = Callable[[int, int, int], None]
 
 
 class TimeLeft:
-    """When a search ends, guessed from how long its round has taken so far and how many rounds are usual.
+    """When a search ends, guessed from the time of its round so far and the usual number of rounds.
 
     Args:
       sizes: weights of each leaf, in the order in which they are worked on.
@@ -77,18 +82,17 @@ def shown(sizes: Sequence[int]) -> Iterator[Report]:
 
 
 def lines(left: TimeLeft, clock: Callable[[], float] = time.monotonic) -> Report:
-    """Prints a line at once and then every few seconds. Goes on where nobody reads them."""
-    last: float | None = None
+    """Prints a line every few seconds. Goes on where nobody reads them."""
+    due = clock() + _FIRST
 
     def report(round_: int, done: int, total: int) -> None:
-        nonlocal last
+        nonlocal due
         left.update(round_, done, total)
-        now, words = clock(), str(left)
-        if last is None or now - last >= _SECONDS:
-            last = now
-            with suppress(OSError):
-                line = f"jpq: round {round_}: {done} of {total} leaves"
-                print(f"{line}, {words}" if words else line, file=sys.stderr, flush=True)
+        words = str(left)
+        if clock() >= due:
+            due = clock() + _SECONDS
+            line = f"round {round_}: {done} of {total} leaves"
+            say(f"{line}, {words}" if words else line)
 
     return report
 
@@ -100,7 +104,7 @@ def _bar() -> Progress:
 
 
 def is_terminal() -> bool:
-    """Whether a bar can be drawn. Colours that are forced (FORCE_COLOR) do not make a pipe a terminal."""
+    """Whether a bar can be drawn. Forced colours (FORCE_COLOR) do not make a pipe a terminal."""
     with suppress(AttributeError, ValueError):  # no stderr, or one that was closed
         return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     return False

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 
+from jpq_jax.cli.messages import printable
 from jpq_jax.report import FileReport, LeafDifference, overall
 
 _LEFT = ("leaf", "stored")
@@ -62,13 +63,6 @@ def difference_table(found: Sequence[LeafDifference], sizes: tuple[int, int]) ->
         f"{first:,} and {second:,} bytes on disk, ratio {first / max(second, 1):,.2f}"
     )
     return [*_aligned(header, rows), "", total]
-
-
-def printable(text: str) -> str:
-    r"""In one line that a terminal shows as it is: line breaks, escapes and undecodable bytes as "\n", "\x1b", "\udc80"."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
 
 
 def _shape(shape: tuple[int, ...]) -> str:
