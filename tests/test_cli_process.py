@@ -178,7 +178,7 @@ def test_on_a_terminal_there_is_a_bar_that_goes_when_it_is_interrupted(
 def test_nobody_reads(tmp_path: Path):
     """`jpq inspect model.jpq | head -0`: as of other commands."""
     artifact.save(tmp_path / "a.jpq", {"w": np.eye(2, dtype=np.float32)})
-    process = start("inspect", tmp_path / "a.jpq")
+    process = start("inspect", tmp_path / "a.jpq", variables={"PYTHONUNBUFFERED": ""})
     reached(process, b".")
     assert process.stdout is not None
     process.stdout.close()
