@@ -102,7 +102,7 @@ def inspect(
       OSError: if one cannot be read.
     """
     codes, extras, nbytes = artifact.load(path)
-    params = None if reference is None else read_checkpoint(reference, lazy=True, **_part(only))
+    params = None if reference is None else read_checkpoint(reference, lazy=True, only=only)
     return report_of(codes, extras, reference=params)._replace(nbytes=nbytes)
 
 
@@ -180,7 +180,7 @@ def compare(
       OSError: if one cannot be read.
     """
     models = [
-        read_checkpoint(path, lazy=True, **_part(None if _is_artifact(path) else only))
+        read_checkpoint(path, lazy=True, only=None if _is_artifact(path) else only)
         for path in (first, second)
     ]
     return differences(*models)
@@ -260,7 +260,3 @@ def _relative(error: float, norm: float) -> float:
     if error and (error == math.inf or not norm):
         return math.inf
     return (error / norm) ** 2 if error else 0.0
-
-
-def _part(only: str | None) -> dict[str, Any]:
-    return {} if only is None else {"only": only}

@@ -58,7 +58,7 @@ class Compress:
         limit = self._limit()
         check_input(self.checkpoint)
         place = output_place(self.output, [self.checkpoint], force=self.force)
-        params = read_checkpoint(self.checkpoint, lazy=not self.lossless, **report._part(self.only))
+        params = read_checkpoint(self.checkpoint, lazy=not self.lossless, only=self.only)
         dense = _dense_bytes(params)
         nbytes = int(dense / limit) if isinstance(limit, Fraction) else limit
         codes = params if nbytes is None else _compressed(params, nbytes)
