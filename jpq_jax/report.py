@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,22 +215,32 @@ def differences(first: PyTree, second: PyTree) -> list[LeafDifference]:
         raise ValueError(f"leaf {missing[0]!r}: only the {where} of both has it")
     found = []
     for name, (path, leaf) in theirs.items():
-        a, b = (np.asarray(dequantize(each)) for each in (ours[name][1], leaf))
-        if a.shape != b.shape:
-            raise ValueError(f"leaf {path!r}: got shapes {a.shape} and {b.shape}")
+        a, b = ours[name][1], leaf
+        if np.shape(a) != np.shape(b):
+            raise ValueError(f"leaf {path!r}: got shapes {np.shape(a)} and {np.shape(b)}")
         found.append(_difference(path, a, b))
     return found
 
 
-def _difference(path: str, a: np.ndarray, b: np.ndarray) -> LeafDifference:
+def _difference(path: str, a: Any, b: Any) -> LeafDifference:
     largest, errors, norms = 0.0, [0.0], [0.0]
-    for x, y in zip(parts_of(a), parts_of(b), strict=True):
+    for x, y in zip(_parts(a), _parts(b), strict=True):
         difference, finite = _apart(x, y)
         largest = max(largest, float(difference.max()))
         errors.append(_norm(difference))
         norms.append(_norm(finite))
     error, norm = math.hypot(*errors), math.hypot(*norms)
-    return LeafDifference(path, a.shape, _relative(error, norm), largest, error, norm)
+    return LeafDifference(path, np.shape(a), _relative(error, norm), largest, error, norm)
+
+
+def _parts(leaf: Any) -> Iterator[np.ndarray]:
+    """The weights in order, so many at a time; of codes, never more at once."""
+    if not is_codes(leaf) or leaf.scale is not None:
+        yield from parts_of(np.asarray(dequantize(leaf)))
+        return
+    codebook = np.asarray(leaf.codebook).astype(np.dtype(leaf.dtype))
+    for code in parts_of(np.asarray(leaf.code)):
+        yield codebook[code]
 
 
 def _apart(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

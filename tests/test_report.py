@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import files
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jpq_jax import report
+from jpq_jax import dequantize, report
+from jpq_jax.artifact import leaf
 
 
 @pytest.mark.parametrize(
@@ -41,3 +45,20 @@ def test_overall_error_weighs_leaves_by_their_squares():
     found = report.differences(first, second)
     assert report.overall(found) == pytest.approx(1 / 5)
     assert report.overall([]) == 0
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_compressed_trees_are_what_they_stand_for(
+    dtype: str, scaled: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(leaf, "_PART", 7)
+    codes = files.random_codes((6, 5))
+    scale = jnp.arange(1, 6, dtype=jnp.float32)[None] / 3 if scaled else None
+    codes = dataclasses.replace(codes, dtype=dtype, scale=scale)
+    dense = np.asarray(dequantize(codes), np.float64)
+    kernel = np.linspace(-1, 1, 30).reshape(6, 5)
+    [found] = report.differences({"w": kernel}, {"w": codes})
+    assert found.largest == np.abs(dense - kernel).max()
+    assert found.error == pytest.approx(np.linalg.norm(dense - kernel))
+    assert found.norm == pytest.approx(np.linalg.norm(kernel))
