@@ -57,9 +57,10 @@ def main(args: Sequence[str] | None = None) -> int:
     interrupts.end_at_once()
     if isinstance(sys.stdout, TextIOWrapper):  # names that the locale cannot print
         sys.stdout.reconfigure(errors="backslashreplace")
-    status = _status(sys.argv[1:])
-    interrupts.ignore()
-    return status
+    try:
+        return _status(sys.argv[1:])
+    finally:
+        interrupts.ignore()
 
 
 def _status(args: Sequence[str]) -> int:
