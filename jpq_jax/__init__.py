@@ -3,6 +3,8 @@
 params --sketch--> distortion tables --allocate--> bits, support --project--> Codes --save--> file
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from jpq_jax import artifact as artifact
 from jpq_jax import recipe as recipe
 from jpq_jax.checkpoint import read_checkpoint as read_checkpoint
@@ -56,6 +58,11 @@ from jpq_jax.vocabulary import dequantize as dequantize
 from jpq_jax.vocabulary import leaves_with_paths as leaves_with_paths
 from jpq_jax.vocabulary import validate as validate
 
+try:
+    __version__ = version("jpq_jax")
+except PackageNotFoundError:  # a checkout on the path
+    __version__ = "0+unknown"
+
 __all__ = [
     "AdmmState",
     "Block",
@@ -77,6 +84,7 @@ __all__ = [
     "Shrunk",
     "SplitState",
     "Treatment",
+    "__version__",
     "account",
     "admm",
     "admm_to",

@@ -176,9 +176,14 @@ def _unpacker(data: bytes) -> Callable[[bytes], Contents]:
     return container.unpack
 
 
+unfinished: set[Path] = set()
+"""Files that are being written; who ends the process without unwinding the stack removes them."""
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Writes the file beside its place first, then moves it there, which is atomic."""
     temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
+    unfinished.add(temporary)  # before it is there
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -187,3 +192,4 @@ def write_whole(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        unfinished.discard(temporary)

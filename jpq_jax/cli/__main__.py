@@ -1,0 +1,7 @@
+"""`python -m jpq_jax.cli`."""
+
+import sys
+
+from jpq_jax.cli import main
+
+sys.exit(main())
