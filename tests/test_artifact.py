@@ -343,6 +343,7 @@ def golden_many() -> Any:
     return {"many": files.make_codes(code, np.arange(1, 5) / 4)}
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("version", "more"), [(2, {}), (3, golden_many())], ids=["version 2", "version 3"]
 )

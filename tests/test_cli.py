@@ -28,6 +28,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.newest
 def test_there_and_back(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     small, dense = tmp_path / "model.jpq", tmp_path / "dense.safetensors"
     assert main(["compress", str(checkpoint), "-o", str(small), "--bytes", "1000"]) == 0
