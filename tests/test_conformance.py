@@ -33,7 +33,7 @@ def rows(**having: Any) -> pytest.MarkDecorator:
             for key, value in having.items()
         )
     }
-    marks = dict.fromkeys(ON_NEWEST, [pytest.mark.newest])
+    marks = {name: [pytest.mark.newest] for name in ON_NEWEST}
     return pytest.mark.parametrize(
         "row",
         [pytest.param(row, id=name, marks=marks.get(name, [])) for name, row in chosen.items()],
