@@ -13,9 +13,8 @@ import tyro
 
 import jpq_jax
 from experiments import data
+from experiments.facts import FACTS, facts_of
 from experiments.model import accuracy, build, refilled
-
-_FACTS = ("dataset", "model", "config", "baseline_accuracy")
 
 
 class Count(NamedTuple):
@@ -52,9 +51,7 @@ def measure(
     Args:
       path: of the file.
       data_dir: where the data set is, if it is not the embedded one.
-      about: dataset, model, config and baseline_accuracy, where the file has no extras to say it: they would count in it.
-        And units, of a narrower model, or macs, if channels were taken out of it: the share of multiplications that was asked
-        for, or None.
+      about: what `facts_of` returns, where it cannot find it yet.
 
     Returns:
       dataset, model and config by name; accuracy on the test images; baseline_accuracy, of the dense model
@@ -62,12 +59,9 @@ def measure(
       file; paper_ratio, sum 32 n over sum b nnz of the kernels; pruning_ratio, sum n over sum nnz.
 
     Raises:
-      ValueError: if the file is damaged, or says nothing of its model or data set.
+      ValueError: if the file is damaged, or nothing says what its model or data set is.
     """
-    facts = (about or {}) | jpq_jax.artifact.load(path).extras
-    missing = [fact for fact in _FACTS if fact not in facts]
-    if missing:
-        raise ValueError(f"{path}: its extras lack {missing}; not a file of experiments.run")
+    facts = facts_of(Path(path), (about or {}) | jpq_jax.artifact.load(path).extras)
     model = build(facts["model"], seed=0, units=facts.get("units"))
     # A model that channels were taken out of has its shapes in the file.
     like = None if "macs" in facts else model.variables
@@ -76,7 +70,7 @@ def measure(
     dataset = data.load(facts["dataset"], data_dir)
     count, dense = count_kernels(codes), count_kernels(model.variables)
     return {
-        **{fact: facts[fact] for fact in (*_FACTS, "units", "macs") if fact in facts},
+        **{fact: facts[fact] for fact in (*FACTS, "units", "macs") if fact in facts},
         "accuracy": accuracy(model, jpq_jax.dequantize(codes), dataset, dataset.test),
         "file_bytes": file_bytes,
         "true_ratio": 4 * sum(leaf.size for leaf in jax.tree.leaves(model.variables)) / file_bytes,

@@ -39,6 +39,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return compress_at_once(monkeypatch)
 
 
+@pytest.mark.newest
 def test_there_and_back(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     small, dense = tmp_path / "model.jpq", tmp_path / "dense.safetensors"
     assert run("compress", checkpoint, "-o", small, "--bytes", 1000) == 0

@@ -48,6 +48,7 @@ def size_of(codes: Any, extras: Any = None) -> int:
     return len(artifact.encode(codes, extras))
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("nbytes", [500, 900, 1500, 3000, 6000])
 def test_the_budget_is_kept_and_used(nbytes: int):
     codes = compress(model(), Budget(nbytes=nbytes))

@@ -20,6 +20,8 @@ from transformations import BUDGET, KEEP, NBYTES, RATE, ROWS, SGD, Row
 
 import jpq_jax
 
+ON_NEWEST = ("latent", "admm-to")
+
 
 def rows(**having: Any) -> pytest.MarkDecorator:
     """All rows, or those with these attributes; True stands for any value."""
@@ -31,7 +33,11 @@ def rows(**having: Any) -> pytest.MarkDecorator:
             for key, value in having.items()
         )
     }
-    return pytest.mark.parametrize("row", chosen.values(), ids=chosen)
+    marks = {name: [pytest.mark.newest] for name in ON_NEWEST}
+    return pytest.mark.parametrize(
+        "row",
+        [pytest.param(row, id=name, marks=marks.get(name, [])) for name, row in chosen.items()],
+    )
 
 
 distinct = {} if THOROUGH else {"alike": False}

@@ -1,11 +1,13 @@
 """The import order is the flow: a file imports only from what stands before it."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "jpq_jax"
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "jpq_jax"
 
 # Each may import those before it; the artifact sees the vocabulary only.
 ORDER = [
@@ -67,3 +69,16 @@ def test_every_part_has_its_place() -> None:
 def test_the_library_needs_no_experiment() -> None:
     for path in FILES:
         assert "experiments" not in path.read_text(), path
+
+
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for package in (PACKAGE, ROOT / "experiments")
+    for path in sorted(package.rglob("*.py"))
+]
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_can_be_imported(name: str) -> None:
+    importlib.import_module(name)

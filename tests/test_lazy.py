@@ -15,6 +15,7 @@ from jpq_jax.artifact import container, leaf
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("version", ["v1.jpq", "v2.jpq", "v3.jpq"])
 def test_leaves_are_those_of_the_whole_file(version: str):
     lazy = artifact.LazyArtifact(GOLDEN / version)

@@ -20,6 +20,7 @@ from jpq_jax import artifact
 GOLDEN = Path(__file__).parent / "golden" / "v1.jpq"
 
 
+@pytest.mark.newest
 def test_version_1_is_read_for_ever():
     codes, extras, nbytes = artifact.load(GOLDEN)
     files.assert_same(codes, files.golden_tree())

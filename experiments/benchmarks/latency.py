@@ -7,7 +7,6 @@ faster; `faster_in_its_form` is for both in the form in which the smaller one is
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jpq_jax
+from experiments.facts import facts_of
 from experiments.files import write_json
 from experiments.model import Model, build, refilled
 from experiments.models.convolution import as_usual
@@ -76,18 +76,10 @@ def macs(model: Model, shape: tuple[int, ...]) -> float:
     return float(costs(network, jnp.full(len(network.slot_of), 8, jnp.int32)).macs)
 
 
-def _told(path: Path) -> dict[str, Any]:
-    """Of a file that says nothing of its model, what its run says, or its record."""
-    own = path.with_name("results.json")
-    if own.exists():
-        return json.loads(own.read_text())
-    return json.loads((RESULTS / f"{path.stem}.json").read_text())["runs"][0]
-
-
 def measure(path: Path, rounds: int) -> list[dict[str, Any]]:
     """A row for each batch size."""
-    codes, facts, file_bytes = jpq_jax.artifact.load(path)
-    facts = facts or _told(path)
+    codes, extras, file_bytes = jpq_jax.artifact.load(path)
+    facts = facts_of(path, extras)
     dense = build(facts["model"], seed=0)
     small = refilled(dense, jpq_jax.dequantize(codes))
     shape = _IMAGES[facts["dataset"]]

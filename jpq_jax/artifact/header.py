@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -256,7 +256,24 @@ def _text_of(extras: Extras | None) -> str:
             "extras change when written as JSON: expected dicts with string keys, lists, strings, "
             f"finite numbers, booleans and None, got {extras!r}"
         )
+    # How deep Python's parser goes depends on its version: a file is read by all or not written.
+    if _deeper_than(MAX_DEPTH, extras):
+        raise ValueError(f"extras are nested more than {MAX_DEPTH} deep")
     return text
+
+
+def _deeper_than(limit: int, value: Any) -> bool:
+    """Whether dicts and lists, without circles, are nested in more levels than `limit`."""
+    level = [value]
+    for _ in range(limit):
+        level = [part for inner in level for part in _parts(inner)]
+    return any(isinstance(inner, dict | list) for inner in level)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def json_object(text: str, what: str) -> Extras:
