@@ -13,11 +13,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from numpy.typing import NDArray
 
+from jpq_jax.removal.fixed import taken_by
 from jpq_jax.removal.labels import reshape_groups
-from jpq_jax.removal.program import ELEMENTWISE, bind, dtype_of, shape_of
+from jpq_jax.removal.program import (
+    IDENTITIES,
+    OVER_AXES,
+    PLACEMENTS,
+    bind,
+    dtype_of,
+    is_elementwise,
+    shape_of,
+)
 
 
 class Known(NamedTuple):
@@ -47,6 +58,13 @@ class Known(NamedTuple):
         )
 
     @property
+    def is_broken(self) -> NDArray[np.bool_]:
+        """Where it is infinite or no number, so that not even 0 times it is 0."""
+        if not jnp.issubdtype(self.value.dtype, jnp.floating):
+            return np.zeros_like(self.is_known)
+        return self.is_known & ~np.isfinite(self.value)
+
+    @property
     def is_zero(self) -> NDArray[np.bool_]:
         return self.is_known & (self.value == 0)
 
@@ -57,7 +75,8 @@ def constants(program: ClosedJaxpr, params: Sequence[Any]) -> dict[Var, Known]:
     known = {var: _given(value) for var, value in zip(jaxpr.invars, params, strict=False)}
     known |= {var: unknown(shape_of(var)) for var in jaxpr.invars[len(params) :]}
     known |= {var: _given(v) for var, v in zip(jaxpr.constvars, program.consts, strict=True)}
-    with jax.ensure_compile_time_eval():  # the caller may be traced
+    # The caller may be traced; and what a model makes of numbers is its own affair.
+    with jax.ensure_compile_time_eval(), np.errstate(all="ignore"):
         for eqn in jaxpr.eqns:
             operands = [of(known, atom) for atom in eqn.invars]
             found = _outputs(eqn, operands)
@@ -95,48 +114,86 @@ def _given(value: Any) -> Known:
 
 
 def _outputs(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known]:
-    name = eqn.primitive.name
     if not any(math.prod(shape_of(var)) for var in eqn.outvars):
         return [_nothing(shape_of(var)) for var in eqn.outvars]
-    if not all(_is_real(dtype_of(atom)) for atom in (*eqn.invars, *eqn.outvars)):
-        return [unknown(shape_of(var)) for var in eqn.outvars]
-    if name in ELEMENTWISE:
+    found = None
+    if not eqn.effects and all(map(_is_array, (*eqn.invars, *eqn.outvars))):
+        found = _found(eqn, operands)
+    return found or [unknown(shape_of(var)) for var in eqn.outvars]
+
+
+def _is_array(atom: Var | Literal) -> bool:
+    """Of real numbers, and no reference to such."""
+    return isinstance(atom.aval, ShapedArray) and _is_real(dtype_of(atom))
+
+
+def _found(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known] | None:
+    name = eqn.primitive.name
+    if is_elementwise(eqn):
         return [_elementwise(eqn, operands)]
+    if name in IDENTITIES or name in PLACEMENTS:
+        return list(operands)
     if name == "split":
         return _split(eqn, operands[0])
     rule = _RULES.get(name)
     found = rule(eqn, operands) if rule else None
     if found is not None:
         return [found]
-    if all(operand.whole for operand in operands) and operands:
+    if operands and all(operand.whole for operand in operands):
         values = [
             jnp.asarray(np.broadcast_to(o.value, o.shape), dtype_of(atom))
             for o, atom in zip(operands, eqn.invars, strict=True)
         ]
         return [_given(value) for value in bind(eqn, values)]
-    return [unknown(shape_of(var)) for var in eqn.outvars]
+    return _over_axes(eqn, operands) if name in OVER_AXES else None
 
 
 def _elementwise(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
     shape = shape_of(eqn.outvars[0])
+    each, wide = _side_by_side(operands, len(shape))
+    is_known = np.logical_and.reduce([o.is_known for o in wide])
+    value = np.broadcast_to(_values(eqn, wide)[0], each)
+    if eqn.primitive.name == "mul":
+        zero = (wide[0].is_zero & ~wide[1].is_broken) | (wide[1].is_zero & ~wide[0].is_broken)
+        is_known, value = is_known | zero, np.where(zero, 0, value)
+    if eqn.primitive.name == "select_n":  # one that is not taken need not be known
+        which, *cases = wide
+        taken = [case.is_known & (which.value == i) for i, case in enumerate(cases)]
+        is_known = is_known | (which.is_known & np.logical_or.reduce(taken))
+    return Known(shape, is_known, value)
+
+
+def _side_by_side(operands: Sequence[Known], rank: int) -> tuple[tuple[int, ...], list[Known]]:
+    """Operands of one shape or none as one short shape."""
     each = np.broadcast_shapes(*(o.value.shape for o in operands))
-    if len(each) < len(shape):
-        each = (1,) * len(shape)
+    if len(each) < rank:
+        each = (1,) * rank
     wide = [
         o.to(each) if o.shape else o._replace(is_known=np.broadcast_to(o.is_known, each))
         for o in operands
     ]
-    is_known = np.logical_and.reduce([o.is_known for o in wide])
-    with np.errstate(all="ignore"):
-        values = [
-            jnp.asarray(o.value, dtype_of(atom)) for o, atom in zip(wide, eqn.invars, strict=True)
-        ]
-        value = np.asarray(bind(eqn, values)[0])
-    value = np.broadcast_to(value, each)
-    if eqn.primitive.name == "mul":
-        zero = wide[0].is_zero | wide[1].is_zero
-        is_known, value = is_known | zero, np.where(zero, 0, value)
-    return Known(shape, is_known, value)
+    return each, wide
+
+
+def _values(eqn: JaxprEqn, operands: Sequence[Known]) -> list[NDArray[Any]]:
+    """What an equation makes of values, be they known or not."""
+    pairs = zip(operands, eqn.invars, strict=True)
+    return [np.asarray(x) for x in bind(eqn, [jnp.asarray(o.value, dtype_of(a)) for o, a in pairs])]
+
+
+def _over_axes(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known] | None:
+    """Known where all that it goes over is."""
+    axes = tuple(OVER_AXES[eqn.primitive.name](eqn))
+    if not all(o.is_known.any() for o in operands):
+        return None
+    full = [o.full(axes) if o.shape else o for o in operands]
+    _, wide = _side_by_side(full, len(operands[0].shape))
+    is_known = np.logical_and.reduce([o.is_known for o in wide]).all(axis=axes, keepdims=True)
+    found = []
+    for value, var in zip(_values(eqn, wide), eqn.outvars, strict=True):
+        where = is_known if value.ndim == is_known.ndim else is_known.squeeze(axes)
+        found.append(Known(shape_of(var), np.broadcast_to(where, value.shape), value))
+    return found
 
 
 def _broadcast(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
@@ -172,16 +229,24 @@ def _moved(move: Callable[[NDArray[Any], Any], NDArray[Any]]) -> Callable[..., K
     return rule
 
 
-def _slice(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
-    [operand], p = operands, eqn.params
-    strides = p["strides"] or [1] * len(operand.shape)
-    taken = tuple(
-        slice(None) if size == 1 else slice(start, limit, stride)
-        for size, start, limit, stride in zip(
-            operand.value.shape, p["start_indices"], p["limit_indices"], strides, strict=True
-        )
-    )
-    return Known(shape_of(eqn.outvars[0]), operand.is_known[taken], operand.value[taken])
+def _take(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    values = dict(zip(eqn.invars[1:], operands[1:], strict=True))
+
+    def value(atom: Any) -> NDArray[Any] | None:
+        if isinstance(atom, Literal):
+            return np.asarray(atom.val)
+        one = values[atom]
+        return np.broadcast_to(one.value, one.shape) if one.whole else None
+
+    taken = taken_by(eqn, value)
+    if taken is None:
+        return None
+    [operand, *_], order = operands, [one.axis for one in sorted(taken, key=lambda one: one.to)]
+    known = [operand.is_known, operand.value]
+    for axis, _, positions in taken:
+        if operand.value.shape[axis] > 1:
+            known = [x.take(positions, axis) for x in known]
+    return Known(shape_of(eqn.outvars[0]), *(np.transpose(x, order) for x in known))
 
 
 def _split(eqn: JaxprEqn, operand: Known) -> list[Known]:
@@ -252,8 +317,10 @@ def _pool(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
 def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     """By weights that are known: one of both operands is."""
     (left, right), (left_batch, _) = eqn.params["dimension_numbers"]
-    if left_batch or all(o.whole and o.value.shape == o.shape for o in operands):
+    if all(o.whole and o.value.shape == o.shape for o in operands):
         return None
+    if left_batch:
+        return _zeros_of_dot(eqn, operands)
     weights, data, of_weights, of_data, first = (
         (operands[1], operands[0], right, left, False)
         if operands[1].whole
@@ -261,7 +328,7 @@ def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     )
     free = [i for i in range(len(data.shape)) if i not in of_data]
     if not weights.whole or any(data.value.shape[i] > 1 for i in free):
-        return None
+        return _zeros_of_dot(eqn, operands)
     matrix = np.moveaxis(
         np.broadcast_to(weights.value, weights.shape), of_weights, range(len(of_weights))
     )
@@ -273,6 +340,20 @@ def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     ones = [1] * len(free)
     short = [*of_free, *ones] if first else [*ones, *of_free]
     return Known(shape_of(eqn.outvars[0]), found.reshape(short), value.reshape(short))
+
+
+def _zeros_of_dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    """Of two arrays of data, where one or the other is 0 all along the sum."""
+    if any(o.is_broken.any() for o in operands) or not any(o.is_zero.any() for o in operands):
+        return None
+    left, right = operands
+    for axes in eqn.params["dimension_numbers"]:
+        for i, j in zip(*axes, strict=True):
+            if left.value.shape[i] != right.value.shape[j]:
+                left, right = left.full([i]), right.full([j])
+    gives = [jnp.asarray(~o.is_zero, jnp.float32) for o in (left, right)]
+    count = lax.dot_general(*gives, eqn.params["dimension_numbers"])
+    return Known(shape_of(eqn.outvars[0]), np.asarray(count == 0), np.zeros(count.shape))
 
 
 def summed(
@@ -340,7 +421,9 @@ _RULES: dict[str, Callable[[JaxprEqn, Sequence[Known]], Known | None]] = {
     "transpose": _moved(lambda x, p: np.transpose(x, p["permutation"])),
     "squeeze": _moved(lambda x, p: np.squeeze(x, tuple(p["dimensions"]))),
     "rev": _moved(lambda x, p: np.flip(x, tuple(p["dimensions"]))),
-    "slice": _slice,
+    "slice": _take,
+    "dynamic_slice": _take,
+    "gather": _take,
     "concatenate": _concatenate,
     "pad": _pad,
     "reduce_sum": _reduce_sum,
