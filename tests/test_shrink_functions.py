@@ -62,7 +62,7 @@ def layers(row: Row) -> tuple[dict[str, np.ndarray], np.ndarray]:
     params["w1"][:, [ZERO, CONSTANT]] = 0
     params["b1"][[ZERO, CONSTANT]] = 0, 0.25
     params["w2"][list(row.unheard)] = 0
-    return {name: leaf.astype(np.float32) for name, leaf in params.items()}, x
+    return {name: jnp.asarray(leaf, jnp.float32) for name, leaf in params.items()}, x
 
 
 def of_parts(function: Any) -> Any:
@@ -102,8 +102,8 @@ def attention(h: jax.Array) -> jax.Array:
     return jax.nn.dot_product_attention(heads, heads, heads, is_causal=True).reshape(h.shape)
 
 
-def inverse(h: jax.Array) -> jax.Array:
-    """By a derivative of its own."""
+def squared(h: jax.Array) -> jax.Array:
+    """With a derivative of its own."""
 
     @jax.custom_jvp
     def function(h: jax.Array) -> jax.Array:
@@ -127,6 +127,7 @@ def batched(h: jax.Array) -> jax.Array:
     def function(h: jax.Array) -> jax.Array:
         return h + 1
 
+    function.def_vmap(lambda size, batched, h: (function(h), batched[0]))
     return function(h)
 
 
@@ -305,7 +306,6 @@ INFINITE_AT_0 = {
     "logit": jax.scipy.special.logit,
     "0 over 0": lambda h: h / h,
     "gamma": lambda h: jnp.exp(lax.lgamma(h)),
-    "infinity times 0": lambda h: jnp.log(h) * 0,
 }
 
 AS_IT_IS = {
@@ -313,7 +313,7 @@ AS_IT_IS = {
     "checkpoint": jax.checkpoint(lambda h: jnp.sin(h)),
     "checkpoint by names": remembered,
     "composite": lambda h: lax.composite(lambda h: h + 1, "a.composite")(h),
-    "custom_jvp": inverse,
+    "custom_jvp": squared,
     "custom_vjp": clipped,
     "custom_vmap": batched,
     "device_put": lambda h: jax.device_put(h, jax.devices()[0]),
@@ -336,6 +336,7 @@ AS_IT_IS = {
     "nnx.BatchNorm": of_nnx(lambda rngs: nnx.BatchNorm(8, rngs=rngs)),
 }
 
+# What is left out stays: of positions, inputs of other shapes may have use for it.
 MOVED = {
     "atleast_3d": Row(lambda h: jnp.atleast_3d(h)[..., 0]),
     "append": Row(lambda h: jnp.append(h, h, axis=-1), unheard=(6, 14)),
@@ -350,9 +351,7 @@ MOVED = {
     "broadcast_to": Row(lambda h: jnp.broadcast_to(h[:, None], (3, 2, 8)).sum(1)),
     "column_stack": Row(lambda h: jnp.column_stack([h, h]), unheard=(6, 14)),
     "concatenate": Row(lambda h: jnp.concatenate([h, h**2], -1), unheard=(6, 14)),
-    "dynamic_slice": Row(
-        lambda h: lax.dynamic_slice_in_dim(h, 1, 7, axis=1), (0, *ALL), unheard=(5,)
-    ),
+    "dynamic_slice": Row(lambda h: lax.dynamic_slice_in_dim(h, 1, 7, axis=1), unheard=(5,)),
     "dynamic_update_slice": Row(
         lambda h: lax.dynamic_update_slice(jnp.zeros((2, 9, 8)), h, (0, 2, 0)),
         (ZERO, UNHEARD),
@@ -361,12 +360,10 @@ MOVED = {
     "expand_dims": Row(lambda h: jnp.expand_dims(h, 1)),
     "flip": Row(lambda h: jnp.flip(h, -1), unheard=(1,)),
     "hsplit": Row(lambda h: jnp.concatenate(jnp.hsplit(h, 2)[::-1], -1), unheard=(2,)),
-    "indexed by a column": Row(lambda h: h[:, 3:4] * h, unheard=(UNHEARD,)),
-    "indexed by an array": Row(
-        lambda h: h[:, jnp.array([7, 6, 5, 4, 1])], (0, 1, 2, 3, 4, 6), unheard=(1,)
-    ),
+    "times one of its columns": Row(lambda h: h[:, 3:4] * h, (ZERO, UNHEARD)),
+    "indexed by an array": Row(lambda h: h[:, jnp.array([7, 6, 5, 4, 1])], unheard=(1,)),
     "indexed by a mask": Row(
-        lambda h: h[:, np.arange(8) % 2 == 0], (1, 3, 4, 5, 6, 7), unheard=(3,)
+        lambda h: h[:, np.arange(8) % 2 == 0], (CONSTANT, UNHEARD), unheard=(3,)
     ),
     "moveaxis": Row(lambda h: jnp.moveaxis(jnp.moveaxis(h, -1, 0) * 2, 0, -1)),
     "pad": Row(lambda h: jnp.pad(h, ((0, 0), (1, 2))), unheard=(7,)),
@@ -389,7 +386,6 @@ MOVED = {
     "swapaxes": Row(lambda h: jnp.swapaxes(jnp.swapaxes(h, 0, 1), 0, 1)),
     "take, repeated": Row(
         lambda h: jnp.take(h, jnp.array([0, 1, 1, 4, 4, 6, 6]), axis=1),
-        (1, 2, 3, 4, 5, 6, 7),
         unheard=(5, 6),
     ),
     "take, not all unheard": Row(
@@ -400,8 +396,8 @@ MOVED = {
     "transposed twice": Row(lambda h: (h.T * 2).T),
     "vsplit": Row(lambda h: jnp.vsplit(h, 3)[1]),
     "vstack": Row(lambda h: jnp.vstack([h, h])),
-    "with a stride": Row(lambda h: h[:, ::2], (1, 3, 4, 5, 6, 7), unheard=(3,)),
-    "with a stride backwards": Row(lambda h: h[:, ::-2], (0, 1, 2, 4, 6), unheard=()),
+    "with a stride": Row(lambda h: h[:, ::2], (CONSTANT, UNHEARD), unheard=(3,)),
+    "with a stride backwards": Row(lambda h: h[:, ::-2], (ZERO,), unheard=()),
 }
 
 MASKED = {
@@ -423,9 +419,7 @@ OVER_PLACES = {
     "associative_scan": Row(
         lambda h: lax.associative_scan(jnp.add, h, axis=1), (ZERO, UNHEARD), SEQUENCE
     ),
-    "average": Row(
-        lambda h: jnp.average(h, axis=1, weights=jnp.arange(6.0)), (ZERO, UNHEARD), SEQUENCE
-    ),
+    "average": Row(lambda h: jnp.average(h, axis=1, weights=jnp.arange(6.0)), places=SEQUENCE),
     "cumlogsumexp": Row(lambda h: lax.cumlogsumexp(h, axis=1), (UNHEARD,), SEQUENCE),
     "cummax": Row(lambda h: lax.cummax(h, axis=1), places=SEQUENCE),
     "cumprod": Row(lambda h: jnp.cumprod(h, axis=1), (ZERO, UNHEARD), SEQUENCE),
@@ -462,9 +456,7 @@ OVER_PLACES = {
     "eqx.nn.AvgPool2d": Row(channels_first(eqx.nn.AvgPool2d(2, 2)), places=IMAGE),
     "eqx.nn.MaxPool2d": Row(channels_first(eqx.nn.MaxPool2d(2, 2)), places=IMAGE),
     "resize, nearest": Row(lambda h: jax.image.resize(h, (2, 8, 8, 8), "nearest"), places=IMAGE),
-    "resize, linear": Row(
-        lambda h: jax.image.resize(h, (2, 8, 8, 8), "linear"), (ZERO, UNHEARD), IMAGE
-    ),
+    "resize, linear": Row(lambda h: jax.image.resize(h, (2, 8, 8, 8), "linear"), places=IMAGE),
     "a depthwise convolution": Row(depthwise("VALID"), places=IMAGE),
     "a padded one": Row(depthwise("SAME"), (ZERO, UNHEARD), IMAGE),
     "linen.InstanceNorm": Row(of_linen(linen.InstanceNorm()), places=IMAGE),
@@ -491,7 +483,7 @@ OVER_CHANNELS = {
     "softmax": jax.nn.softmax,
     "sort": lambda h: jnp.sort(h, axis=-1),
     "standardize": jax.nn.standardize,
-    "top_k": lambda h: lax.top_k(h, 4)[0],
+    "top_k": lambda h: lax.top_k(h, 7)[0],
     "linen.GroupNorm": of_linen(linen.GroupNorm(2)),
     "linen.LayerNorm": of_linen(linen.LayerNorm()),
     "linen.RMSNorm": of_linen(linen.RMSNorm()),

@@ -58,15 +58,30 @@ class Known(NamedTuple):
         )
 
     @property
+    def short(self) -> Known:
+        """With one index along axes on which nothing changes."""
+        known, value = self.is_known, self.value
+        for axis, size in enumerate(value.shape):
+            first = [x.take([0], axis) for x in (known, value)] if size > 1 else []
+            if first and (known == first[0]).all() and _same(value, first[1]).all():
+                known, value = first
+        return self._replace(is_known=known, value=value)
+
+    @property
     def is_broken(self) -> NDArray[np.bool_]:
         """Where it is infinite or no number, so that not even 0 times it is 0."""
-        if not jnp.issubdtype(self.value.dtype, jnp.floating):
+        if not jnp.issubdtype(self.value.dtype, jnp.inexact):
             return np.zeros_like(self.is_known)
         return self.is_known & ~np.isfinite(self.value)
 
     @property
     def is_zero(self) -> NDArray[np.bool_]:
         return self.is_known & (self.value == 0)
+
+
+def _same(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
+    """Element by element; what is no number is the same as such."""
+    return (a == b) | ((a != a) & (b != b))  # noqa: PLR0124
 
 
 def constants(program: ClosedJaxpr, params: Sequence[Any]) -> dict[Var, Known]:
@@ -99,22 +114,15 @@ def _nothing(shape: tuple[int, ...]) -> Known:
     return Known(shape, np.ones(ones, bool), np.zeros(ones, np.float32))
 
 
-def _is_real(dtype: Any) -> bool:
-    """Neither complex nor a key of random numbers."""
-    if jnp.issubdtype(dtype, jax.dtypes.extended):
-        return False
-    return not jnp.issubdtype(dtype, jnp.complexfloating)
-
-
 def _given(value: Any) -> Known:
-    if not _is_real(jnp.result_type(value)):
+    if jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):  # a key of random numbers
         return unknown(jnp.shape(value))
     array = np.asarray(value)
     return Known(array.shape, np.ones(array.shape, bool), array)
 
 
 def _outputs(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known]:
-    if not any(math.prod(shape_of(var)) for var in eqn.outvars):
+    if not any(math.prod(shape_of(var)) for var in eqn.outvars) and not eqn.effects:
         return [_nothing(shape_of(var)) for var in eqn.outvars]
     found = None
     if not eqn.effects and all(map(_is_array, (*eqn.invars, *eqn.outvars))):
@@ -123,8 +131,10 @@ def _outputs(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known]:
 
 
 def _is_array(atom: Var | Literal) -> bool:
-    """Of real numbers, and no reference to such."""
-    return isinstance(atom.aval, ShapedArray) and _is_real(dtype_of(atom))
+    """Of numbers, no reference to such, and no key of random ones."""
+    if not isinstance(atom.aval, ShapedArray):
+        return False
+    return not jnp.issubdtype(dtype_of(atom), jax.dtypes.extended)
 
 
 def _found(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known] | None:
@@ -138,7 +148,7 @@ def _found(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known] | None:
     rule = _RULES.get(name)
     found = rule(eqn, operands) if rule else None
     if found is not None:
-        return [found]
+        return [found.short]
     if operands and all(operand.whole for operand in operands):
         values = [
             jnp.asarray(np.broadcast_to(o.value, o.shape), dtype_of(atom))
@@ -192,7 +202,7 @@ def _over_axes(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known] | None:
     found = []
     for value, var in zip(_values(eqn, wide), eqn.outvars, strict=True):
         where = is_known if value.ndim == is_known.ndim else is_known.squeeze(axes)
-        found.append(Known(shape_of(var), np.broadcast_to(where, value.shape), value))
+        found.append(Known(shape_of(var), np.broadcast_to(where, value.shape), value).short)
     return found
 
 
@@ -230,23 +240,29 @@ def _moved(move: Callable[[NDArray[Any], Any], NDArray[Any]]) -> Callable[..., K
 
 
 def _take(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
-    values = dict(zip(eqn.invars[1:], operands[1:], strict=True))
-
     def value(atom: Any) -> NDArray[Any] | None:
-        if isinstance(atom, Literal):
-            return np.asarray(atom.val)
-        one = values[atom]
+        one = next(o for o, var in zip(operands, eqn.invars, strict=True) if var is atom)
         return np.broadcast_to(one.value, one.shape) if one.whole else None
 
     taken = taken_by(eqn, value)
     if taken is None:
-        return None
+        return _gathered(eqn, operands) if eqn.primitive.name == "gather" else None
     [operand, *_], order = operands, [one.axis for one in sorted(taken, key=lambda one: one.to)]
     known = [operand.is_known, operand.value]
     for axis, _, positions in taken:
         if operand.value.shape[axis] > 1:
             known = [x.take(positions, axis) for x in known]
     return Known(shape_of(eqn.outvars[0]), *(np.transpose(x, order) for x in known))
+
+
+def _gathered(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    table, indices = operands
+    if not indices.whole or not table.is_known.any():
+        return None
+    full = [o.full(range(len(o.shape))) for o in operands]
+    found, place = jnp.asarray(full[0].is_known, jnp.int32), jnp.asarray(full[1].value)
+    known = bind(eqn, [found, place], fill_value=0)[0]
+    return Known(shape_of(eqn.outvars[0]), np.asarray(known == 1), _values(eqn, full)[0])
 
 
 def _split(eqn: JaxprEqn, operand: Known) -> list[Known]:
@@ -269,15 +285,54 @@ def _concatenate(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
 def _pad(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     operand, filling = operands
     config = eqn.params["padding_config"]
-    if not filling.whole or any(min(entry) < 0 or entry[2] for entry in config):
+    if not filling.whole:
         return None
-    operand = operand.full([i for i, (low, high, _) in enumerate(config) if low or high])
-    widths = [entry[:2] for entry in config]
+    operand = operand.full([i for i, entry in enumerate(config) if entry != (0, 0, 0)])
+    value = jnp.asarray(operand.value, dtype_of(eqn.invars[0]))
     return Known(
         shape_of(eqn.outvars[0]),
-        np.pad(operand.is_known, widths, constant_values=True),
-        np.pad(operand.value, widths, constant_values=filling.value[()]),
+        np.asarray(lax.pad(operand.is_known, True, config)),
+        np.asarray(lax.pad(value, jnp.asarray(filling.value, value.dtype), config)),
     )
+
+
+def _iota(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
+    del operands
+    shape, along = tuple(eqn.params["shape"]), eqn.params["dimension"]
+    short = [size if axis == along else 1 for axis, size in enumerate(shape)]
+    value = np.arange(shape[along]).astype(eqn.params["dtype"]).reshape(short)
+    return Known(shape, np.ones(short, bool), value)
+
+
+def _update_slice(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    whole, update, *starts = operands
+    if not all(start.whole for start in starts) or not math.prod(update.shape):
+        return None
+    parts = [i for i, size in enumerate(update.shape) if size != whole.shape[i]]
+    whole, update = whole.full(parts), update.full(parts)
+    each = np.broadcast_shapes(*(np.delete(o.value.shape, parts) for o in (whole, update)))
+    there = []
+    for axis, size in enumerate(update.shape):
+        first = min(max(int(starts[axis].value), 0), whole.shape[axis] - size)
+        there.append(slice(first, first + size) if axis in parts else slice(None))
+    sizes = iter(each)
+    short = [n if i in parts else next(sizes) for i, n in enumerate(whole.shape)]
+    known, value = (np.array(x) for x in (whole.to(short).is_known, whole.to(short).value))
+    known[tuple(there)], value[tuple(there)] = update.is_known, update.value
+    return Known(whole.shape, known, value)
+
+
+def _scatter(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    """Known where the table is, and all that is put there."""
+    table, indices, updates = operands
+    if not indices.whole or not (table.is_known.any() and updates.is_known.any()):
+        return None
+    table, indices, updates = (o.full(range(len(o.shape))) for o in operands)
+    unknown = [jnp.asarray(~o.is_known, jnp.int32) for o in (table, updates)]
+    place, numbers = jnp.asarray(indices.value), eqn.params["dimension_numbers"]
+    hit = lax.scatter_add(unknown[0], place, unknown[1], numbers, mode=eqn.params["mode"])
+    [value] = _values(eqn, [table, indices, updates])
+    return Known(table.shape, np.asarray(hit == 0), value)
 
 
 def _reduce_sum(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
@@ -320,7 +375,7 @@ def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     if all(o.whole and o.value.shape == o.shape for o in operands):
         return None
     if left_batch:
-        return _zeros_of_dot(eqn, operands)
+        return _products(eqn, operands)
     weights, data, of_weights, of_data, first = (
         (operands[1], operands[0], right, left, False)
         if operands[1].whole
@@ -328,7 +383,7 @@ def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     )
     free = [i for i in range(len(data.shape)) if i not in of_data]
     if not weights.whole or any(data.value.shape[i] > 1 for i in free):
-        return _zeros_of_dot(eqn, operands)
+        return _products(eqn, operands)
     matrix = np.moveaxis(
         np.broadcast_to(weights.value, weights.shape), of_weights, range(len(of_weights))
     )
@@ -342,26 +397,38 @@ def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     return Known(shape_of(eqn.outvars[0]), found.reshape(short), value.reshape(short))
 
 
-def _zeros_of_dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
-    """Of two arrays of data, where one or the other is 0 all along the sum."""
-    if any(o.is_broken.any() for o in operands) or not any(o.is_zero.any() for o in operands):
+def _products(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    """Of any two arrays: known where all along the sum both are, or one is 0."""
+    if any(o.is_broken.any() for o in operands) or not any(o.is_known.any() for o in operands):
         return None
     left, right = operands
-    for axes in eqn.params["dimension_numbers"]:
+    numbers = eqn.params["dimension_numbers"]
+    for axes in numbers:
         for i, j in zip(*axes, strict=True):
             if left.value.shape[i] != right.value.shape[j]:
                 left, right = left.full([i]), right.full([j])
-    gives = [jnp.asarray(~o.is_zero, jnp.float32) for o in (left, right)]
-    count = lax.dot_general(*gives, eqn.params["dimension_numbers"])
-    return Known(shape_of(eqn.outvars[0]), np.asarray(count == 0), np.zeros(count.shape))
+    [summed_left, _], both = numbers[0], (left, right)
+
+    def total(*parts: NDArray[Any]) -> NDArray[Any]:
+        dtype = jnp.result_type(jnp.float32, *parts)
+        terms = [jnp.asarray(part, dtype) for part in parts]
+        return np.asarray(lax.dot_general(*terms, numbers, precision="highest"))
+
+    some = total(*(~o.is_zero for o in both))
+    known = total(*(o.is_known & ~o.is_zero for o in both))
+    value = total(*(np.where(o.is_known, o.value, 0) for o in both))
+    times = math.prod(left.shape[i] for i in summed_left if left.value.shape[i] == 1)
+    return Known(shape_of(eqn.outvars[0]), some == known, value * times)
 
 
 def summed(
     matrix: NDArray[Any], is_known: NDArray[np.bool_], value: NDArray[Any]
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+) -> tuple[NDArray[np.bool_], NDArray[Any]]:
     """Which outputs are known of a product by a matrix [inputs, outputs], and their values."""
     needs = (matrix != 0)[~is_known].any(axis=0)
-    return ~needs, np.where(is_known, value, 0).astype(np.float64) @ matrix.astype(np.float64)
+    factors = (np.where(is_known, value, 0), matrix)
+    dtype = np.complex128 if any(np.iscomplexobj(x) for x in factors) else np.float64
+    return ~needs, factors[0].astype(dtype) @ matrix.astype(dtype)
 
 
 def _convolution(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
@@ -429,6 +496,10 @@ _RULES: dict[str, Callable[[JaxprEqn, Sequence[Known]], Known | None]] = {
     "reduce_sum": _reduce_sum,
     "reduce_max": _reduce_max,
     "reduce_window_max": _pool,
+    "reduce_window_min": _pool,
+    "iota": _iota,
+    "dynamic_update_slice": _update_slice,
+    **{f"scatter{how}": _scatter for how in ("", "-add", "-sub", "-mul", "-min", "-max")},
     "reduce_window_sum": _pool,
     "dot_general": _dot,
     "conv_general_dilated": _convolution,

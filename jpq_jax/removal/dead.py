@@ -259,7 +259,7 @@ def _along(
     is_zero = wide.is_zero.all(axis=rest).transpose(order).reshape(first, math.prod(others))
     broken = wide.is_broken.any(axis=tuple(i for i in range(len(data.shape)) if i != axes[0]))
     same = all(wide.value.shape[i] == 1 for i in rest) and len(axes) == 1
-    if not same:
+    if not same or np.iscomplexobj(wide.value):
         return is_zero, np.full(len(is_zero), np.nan), broken
     flat = wide.value.reshape(-1).astype(np.float64)
     return is_zero, np.where(wide.is_known.reshape(-1), flat, np.nan), broken

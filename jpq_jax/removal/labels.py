@@ -153,8 +153,10 @@ class _Labeller:
         return [tuple(axes)]
 
     def _reshape(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes] | None:
-        if eqn.params["dimensions"] is not None or not math.prod(eqn.params["new_sizes"]):
+        if eqn.params["dimensions"] is not None:
             return None
+        if not math.prod(eqn.params["new_sizes"]):  # there is nothing whose indices these are
+            return [_fresh(self.atoms, eqn.outvars[0])]
         axes: list[Labels] = []
         for before, after in reshape_groups(shape_of(eqn.invars[0]), eqn.params["new_sizes"]):
             merged = self._merged([operands[0][axis] for axis in before])

@@ -156,7 +156,18 @@ def flat_program(function: Callable[..., Any], *args: Any) -> tuple[ClosedJaxpr,
         return _run(traced.jaxpr, traced.consts, leaves)
 
     flat = jax.make_jaxpr(opened)(*jax.tree.leaves(args))
-    return flat, jax.tree.structure(shapes)
+    return flat.replace(jaxpr=_used(flat.jaxpr)), jax.tree.structure(shapes)
+
+
+def _used(jaxpr: Jaxpr) -> Jaxpr:
+    """Without equations of which nothing comes, such as the value where only its gradient is asked for."""
+    needed = {atom for atom in jaxpr.outvars if isinstance(atom, Var)}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or needed.intersection(eqn.outvars):
+            needed.update(atom for atom in eqn.invars if isinstance(atom, Var))
+            kept.append(eqn)
+    return jaxpr.replace(eqns=kept[::-1])
 
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -233,6 +233,10 @@ def _on_host(array: Any, keep: Keeps) -> jax.Array:
     return jnp.asarray(taken(np.asarray(array), keep))
 
 
+# Such as what a slice leaves out, of positions perhaps, that inputs of other shapes have use for.
+_UNSUMMED = "is summed over nowhere in this function"
+
+
 def _report(
     leaves: list[tuple[str, Any]],
     roots: Sequence[tuple[NDArray[np.int64], ...]],
@@ -247,7 +251,7 @@ def _report(
         for axis, (labels, kept) in enumerate(zip(axes, keep, strict=True)):
             others = tuple(i for i in range(weights.ndim) if i != axis)
             empty = kept & ~(weights != 0).any(axis=others) if weights.ndim > 1 else ~kept & kept
-            stays = Counter(dead.why.get(int(root), "is used") for root in labels[empty])
+            stays = Counter(dead.why.get(int(root), _UNSUMMED) for root in labels[empty])
             if stays or not kept.all():
                 report.append(Shortened(path, axis, kept.size, int(kept.sum()), dict(stays)))
     return report
