@@ -186,9 +186,9 @@ def dtype_of(var: Any) -> Any:
 
 def is_elementwise(eqn: JaxprEqn) -> bool:
     """Of operands that are scalars or have the result's shape: a cast of bits to another width has not."""
-    shape = shape_of(eqn.outvars[0])
-    shapes = [np.shape(a.val) if isinstance(a, Literal) else shape_of(a) for a in eqn.invars]
-    return eqn.primitive.name in ELEMENTWISE and set(shapes) <= {(), shape}
+    if eqn.primitive.name not in ELEMENTWISE:
+        return False
+    return {shape_of(atom) for atom in eqn.invars} <= {(), shape_of(eqn.outvars[0])}
 
 
 def _rank(eqn: JaxprEqn) -> int:
@@ -244,25 +244,22 @@ def _is_unrolled(params: dict[str, Any]) -> bool:
 
 
 def _unrolled(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
-    """A scan, step by step."""
-    p = eqn.params
-    count = p["num_consts"] + p["num_carry"]
-    consts, carry, stacked = (
-        list(values[: p["num_consts"]]),
-        list(values[p["num_consts"] : count]),
-        values[count:],
-    )
+    """A scan, step by step. Which of its operands and results are stacked, versions of JAX write differently; their rank tells."""
+    p, inner = eqn.params, eqn.params["jaxpr"]
+    inside = [len(aval.shape) for aval in (*inner.in_avals, *inner.out_avals)]
+    outside = [len(shape_of(var)) for var in (*eqn.invars, *eqn.outvars)]
+    is_stacked = np.not_equal(inside, outside)
+    first = len(values) - int(is_stacked[: len(values)].sum())
+    carries = len(eqn.outvars) - int(is_stacked[len(values) :].sum())
+    consts, carry = list(values[: first - carries]), list(values[first - carries : first])
     steps = range(p["length"])
     found: dict[int, list[Any]] = {}
     for step in reversed(steps) if p["reverse"] else steps:
-        now = [lax.index_in_dim(x, step, keepdims=False) for x in stacked]
-        results = _inside(p["jaxpr"], [*consts, *carry, *now])
-        carry, found[step] = results[: p["num_carry"]], results[p["num_carry"] :]
-    ordered = [found[step] for step in steps]
-    return [
-        *carry,
-        *(_stacked(list(parts), {"axis": 0})[0] for parts in zip(*ordered, strict=True)),
-    ]
+        now = [lax.index_in_dim(x, step, keepdims=False) for x in values[first:]]
+        results = _inside(inner, [*consts, *carry, *now])
+        carry, found[step] = results[:carries], results[carries:]
+    of_steps = zip(*(found[step] for step in steps), strict=True)
+    return [*carry, *(_stacked(parts, {"axis": 0})[0] for parts in of_steps)]
 
 
 def _stacked(values: Sequence[Any], params: dict[str, Any]) -> list[Any]:
