@@ -50,6 +50,11 @@ class Atoms:
         for atom in np.unique(self.roots(labels)).tolist():
             self._held_for.setdefault(atom, why)
 
+    def is_held(self, labels: Labels) -> NDArray[np.bool_]:
+        """Of each, whether it cannot go."""
+        held = np.fromiter(self._held_for, np.int64, len(self._held_for))
+        return np.isin(self.roots(labels), self.roots(held))
+
     def reasons(self) -> dict[int, str]:
         """Why each class that is held is, by its root."""
         found: dict[int, str] = {}

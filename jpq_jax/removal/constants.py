@@ -13,11 +13,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from numpy.typing import NDArray
 
+from jpq_jax.removal.fixed import taken_by
 from jpq_jax.removal.labels import reshape_groups
-from jpq_jax.removal.program import ELEMENTWISE, bind, dtype_of, shape_of
+from jpq_jax.removal.program import (
+    IDENTITIES,
+    OVER_AXES,
+    PLACEMENTS,
+    bind,
+    dtype_of,
+    is_elementwise,
+    shape_of,
+)
 
 
 class Known(NamedTuple):
@@ -47,8 +58,30 @@ class Known(NamedTuple):
         )
 
     @property
+    def short(self) -> Known:
+        """With one index along axes on which nothing changes."""
+        known, value = self.is_known, self.value
+        for axis, size in enumerate(value.shape):
+            first = [x.take([0], axis) for x in (known, value)] if size > 1 else []
+            if first and (known == first[0]).all() and _same(value, first[1]).all():
+                known, value = first
+        return self._replace(is_known=known, value=value)
+
+    @property
+    def is_broken(self) -> NDArray[np.bool_]:
+        """Where it is infinite or no number, so that not even 0 times it is 0."""
+        if not jnp.issubdtype(self.value.dtype, jnp.inexact):
+            return np.zeros_like(self.is_known)
+        return self.is_known & ~np.isfinite(self.value)
+
+    @property
     def is_zero(self) -> NDArray[np.bool_]:
         return self.is_known & (self.value == 0)
+
+
+def _same(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
+    """Element by element; what is no number is the same as such."""
+    return (a == b) | ((a != a) & (b != b))  # noqa: PLR0124
 
 
 def constants(program: ClosedJaxpr, params: Sequence[Any]) -> dict[Var, Known]:
@@ -57,7 +90,8 @@ def constants(program: ClosedJaxpr, params: Sequence[Any]) -> dict[Var, Known]:
     known = {var: _given(value) for var, value in zip(jaxpr.invars, params, strict=False)}
     known |= {var: unknown(shape_of(var)) for var in jaxpr.invars[len(params) :]}
     known |= {var: _given(v) for var, v in zip(jaxpr.constvars, program.consts, strict=True)}
-    with jax.ensure_compile_time_eval():  # the caller may be traced
+    # The caller may be traced; and what a model makes of numbers is its own affair.
+    with jax.ensure_compile_time_eval(), np.errstate(all="ignore"):
         for eqn in jaxpr.eqns:
             operands = [of(known, atom) for atom in eqn.invars]
             found = _outputs(eqn, operands)
@@ -80,63 +114,96 @@ def _nothing(shape: tuple[int, ...]) -> Known:
     return Known(shape, np.ones(ones, bool), np.zeros(ones, np.float32))
 
 
-def _is_real(dtype: Any) -> bool:
-    """Neither complex nor a key of random numbers."""
-    if jnp.issubdtype(dtype, jax.dtypes.extended):
-        return False
-    return not jnp.issubdtype(dtype, jnp.complexfloating)
-
-
 def _given(value: Any) -> Known:
-    if not _is_real(jnp.result_type(value)):
+    if jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):  # a key of random numbers
         return unknown(jnp.shape(value))
     array = np.asarray(value)
     return Known(array.shape, np.ones(array.shape, bool), array)
 
 
 def _outputs(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known]:
-    name = eqn.primitive.name
-    if not any(math.prod(shape_of(var)) for var in eqn.outvars):
+    if not any(math.prod(shape_of(var)) for var in eqn.outvars) and not eqn.effects:
         return [_nothing(shape_of(var)) for var in eqn.outvars]
-    if not all(_is_real(dtype_of(atom)) for atom in (*eqn.invars, *eqn.outvars)):
-        return [unknown(shape_of(var)) for var in eqn.outvars]
-    if name in ELEMENTWISE:
+    found = None
+    if not eqn.effects and all(map(_is_array, (*eqn.invars, *eqn.outvars))):
+        found = _found(eqn, operands)
+    return found or [unknown(shape_of(var)) for var in eqn.outvars]
+
+
+def _is_array(atom: Var | Literal) -> bool:
+    """Of numbers, no reference to such, and no key of random ones."""
+    if not isinstance(atom.aval, ShapedArray):
+        return False
+    return not jnp.issubdtype(dtype_of(atom), jax.dtypes.extended)
+
+
+def _found(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known] | None:
+    name = eqn.primitive.name
+    if is_elementwise(eqn):
         return [_elementwise(eqn, operands)]
+    if name in IDENTITIES or name in PLACEMENTS:
+        return list(operands)
     if name == "split":
         return _split(eqn, operands[0])
     rule = _RULES.get(name)
     found = rule(eqn, operands) if rule else None
     if found is not None:
-        return [found]
-    if all(operand.whole for operand in operands) and operands:
+        return [found.short]
+    if operands and all(operand.whole for operand in operands):
         values = [
             jnp.asarray(np.broadcast_to(o.value, o.shape), dtype_of(atom))
             for o, atom in zip(operands, eqn.invars, strict=True)
         ]
         return [_given(value) for value in bind(eqn, values)]
-    return [unknown(shape_of(var)) for var in eqn.outvars]
+    return _over_axes(eqn, operands) if name in OVER_AXES else None
 
 
 def _elementwise(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
     shape = shape_of(eqn.outvars[0])
+    each, wide = _side_by_side(operands, len(shape))
+    is_known = np.logical_and.reduce([o.is_known for o in wide])
+    value = np.broadcast_to(_values(eqn, wide)[0], each)
+    if eqn.primitive.name == "mul":
+        zero = (wide[0].is_zero & ~wide[1].is_broken) | (wide[1].is_zero & ~wide[0].is_broken)
+        is_known, value = is_known | zero, np.where(zero, 0, value)
+    if eqn.primitive.name == "select_n":  # one that is not taken need not be known
+        which, *cases = wide
+        taken = [case.is_known & (which.value == i) for i, case in enumerate(cases)]
+        is_known = is_known | (which.is_known & np.logical_or.reduce(taken))
+    return Known(shape, is_known, value)
+
+
+def _side_by_side(operands: Sequence[Known], rank: int) -> tuple[tuple[int, ...], list[Known]]:
+    """Operands of one shape or none as one short shape."""
     each = np.broadcast_shapes(*(o.value.shape for o in operands))
-    if len(each) < len(shape):
-        each = (1,) * len(shape)
+    if len(each) < rank:
+        each = (1,) * rank
     wide = [
         o.to(each) if o.shape else o._replace(is_known=np.broadcast_to(o.is_known, each))
         for o in operands
     ]
-    is_known = np.logical_and.reduce([o.is_known for o in wide])
-    with np.errstate(all="ignore"):
-        values = [
-            jnp.asarray(o.value, dtype_of(atom)) for o, atom in zip(wide, eqn.invars, strict=True)
-        ]
-        value = np.asarray(bind(eqn, values)[0])
-    value = np.broadcast_to(value, each)
-    if eqn.primitive.name == "mul":
-        zero = wide[0].is_zero | wide[1].is_zero
-        is_known, value = is_known | zero, np.where(zero, 0, value)
-    return Known(shape, is_known, value)
+    return each, wide
+
+
+def _values(eqn: JaxprEqn, operands: Sequence[Known]) -> list[NDArray[Any]]:
+    """What an equation makes of values, be they known or not."""
+    pairs = zip(operands, eqn.invars, strict=True)
+    return [np.asarray(x) for x in bind(eqn, [jnp.asarray(o.value, dtype_of(a)) for o, a in pairs])]
+
+
+def _over_axes(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known] | None:
+    """Known where all that it goes over is."""
+    axes = tuple(OVER_AXES[eqn.primitive.name](eqn))
+    if not all(o.is_known.any() for o in operands):
+        return None
+    full = [o.full(axes) if o.shape else o for o in operands]
+    _, wide = _side_by_side(full, len(operands[0].shape))
+    is_known = np.logical_and.reduce([o.is_known for o in wide]).all(axis=axes, keepdims=True)
+    found = []
+    for value, var in zip(_values(eqn, wide), eqn.outvars, strict=True):
+        where = is_known if value.ndim == is_known.ndim else is_known.squeeze(axes)
+        found.append(Known(shape_of(var), np.broadcast_to(where, value.shape), value).short)
+    return found
 
 
 def _broadcast(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
@@ -172,16 +239,30 @@ def _moved(move: Callable[[NDArray[Any], Any], NDArray[Any]]) -> Callable[..., K
     return rule
 
 
-def _slice(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
-    [operand], p = operands, eqn.params
-    strides = p["strides"] or [1] * len(operand.shape)
-    taken = tuple(
-        slice(None) if size == 1 else slice(start, limit, stride)
-        for size, start, limit, stride in zip(
-            operand.value.shape, p["start_indices"], p["limit_indices"], strides, strict=True
-        )
-    )
-    return Known(shape_of(eqn.outvars[0]), operand.is_known[taken], operand.value[taken])
+def _take(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    def value(atom: Any) -> NDArray[Any] | None:
+        one = next(o for o, var in zip(operands, eqn.invars, strict=True) if var is atom)
+        return np.broadcast_to(one.value, one.shape) if one.whole else None
+
+    taken = taken_by(eqn, value)
+    if taken is None:
+        return _gathered(eqn, operands) if eqn.primitive.name == "gather" else None
+    [operand, *_], order = operands, [one.axis for one in sorted(taken, key=lambda one: one.to)]
+    known = [operand.is_known, operand.value]
+    for axis, _, positions in taken:
+        if operand.value.shape[axis] > 1:
+            known = [x.take(positions, axis) for x in known]
+    return Known(shape_of(eqn.outvars[0]), *(np.transpose(x, order) for x in known))
+
+
+def _gathered(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    table, indices = operands
+    if not indices.whole or not table.is_known.any():
+        return None
+    full = [o.full(range(len(o.shape))) for o in operands]
+    found, place = jnp.asarray(full[0].is_known, jnp.int32), jnp.asarray(full[1].value)
+    known = bind(eqn, [found, place], fill_value=0)[0]
+    return Known(shape_of(eqn.outvars[0]), np.asarray(known == 1), _values(eqn, full)[0])
 
 
 def _split(eqn: JaxprEqn, operand: Known) -> list[Known]:
@@ -204,15 +285,54 @@ def _concatenate(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
 def _pad(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     operand, filling = operands
     config = eqn.params["padding_config"]
-    if not filling.whole or any(min(entry) < 0 or entry[2] for entry in config):
+    if not filling.whole:
         return None
-    operand = operand.full([i for i, (low, high, _) in enumerate(config) if low or high])
-    widths = [entry[:2] for entry in config]
+    operand = operand.full([i for i, entry in enumerate(config) if entry != (0, 0, 0)])
+    value = jnp.asarray(operand.value, dtype_of(eqn.invars[0]))
     return Known(
         shape_of(eqn.outvars[0]),
-        np.pad(operand.is_known, widths, constant_values=True),
-        np.pad(operand.value, widths, constant_values=filling.value[()]),
+        np.asarray(lax.pad(operand.is_known, True, config)),
+        np.asarray(lax.pad(value, jnp.asarray(filling.value, value.dtype), config)),
     )
+
+
+def _iota(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
+    del operands
+    shape, along = tuple(eqn.params["shape"]), eqn.params["dimension"]
+    short = [size if axis == along else 1 for axis, size in enumerate(shape)]
+    value = np.arange(shape[along]).astype(eqn.params["dtype"]).reshape(short)
+    return Known(shape, np.ones(short, bool), value)
+
+
+def _update_slice(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    whole, update, *starts = operands
+    if not all(start.whole for start in starts) or not math.prod(update.shape):
+        return None
+    parts = [i for i, size in enumerate(update.shape) if size != whole.shape[i]]
+    whole, update = whole.full(parts), update.full(parts)
+    each = np.broadcast_shapes(*(np.delete(o.value.shape, parts) for o in (whole, update)))
+    there = []
+    for axis, size in enumerate(update.shape):
+        first = min(max(int(starts[axis].value), 0), whole.shape[axis] - size)
+        there.append(slice(first, first + size) if axis in parts else slice(None))
+    sizes = iter(each)
+    short = [n if i in parts else next(sizes) for i, n in enumerate(whole.shape)]
+    known, value = (np.array(x) for x in (whole.to(short).is_known, whole.to(short).value))
+    known[tuple(there)], value[tuple(there)] = update.is_known, update.value
+    return Known(whole.shape, known, value)
+
+
+def _scatter(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    """Known where the table is, and all that is put there."""
+    table, indices, updates = operands
+    if not indices.whole or not (table.is_known.any() and updates.is_known.any()):
+        return None
+    table, indices, updates = (o.full(range(len(o.shape))) for o in operands)
+    unknown = [jnp.asarray(~o.is_known, jnp.int32) for o in (table, updates)]
+    place, numbers = jnp.asarray(indices.value), eqn.params["dimension_numbers"]
+    hit = lax.scatter_add(unknown[0], place, unknown[1], numbers, mode=eqn.params["mode"])
+    [value] = _values(eqn, [table, indices, updates])
+    return Known(table.shape, np.asarray(hit == 0), value)
 
 
 def _reduce_sum(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
@@ -252,8 +372,10 @@ def _pool(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
 def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     """By weights that are known: one of both operands is."""
     (left, right), (left_batch, _) = eqn.params["dimension_numbers"]
-    if left_batch or all(o.whole and o.value.shape == o.shape for o in operands):
+    if all(o.whole and o.value.shape == o.shape for o in operands):
         return None
+    if left_batch:
+        return _products(eqn, operands)
     weights, data, of_weights, of_data, first = (
         (operands[1], operands[0], right, left, False)
         if operands[1].whole
@@ -261,7 +383,7 @@ def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     )
     free = [i for i in range(len(data.shape)) if i not in of_data]
     if not weights.whole or any(data.value.shape[i] > 1 for i in free):
-        return None
+        return _products(eqn, operands)
     matrix = np.moveaxis(
         np.broadcast_to(weights.value, weights.shape), of_weights, range(len(of_weights))
     )
@@ -275,12 +397,38 @@ def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     return Known(shape_of(eqn.outvars[0]), found.reshape(short), value.reshape(short))
 
 
+def _products(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    """Of any two arrays: known where all along the sum both are, or one is 0."""
+    if any(o.is_broken.any() for o in operands) or not any(o.is_known.any() for o in operands):
+        return None
+    left, right = operands
+    numbers = eqn.params["dimension_numbers"]
+    for axes in numbers:
+        for i, j in zip(*axes, strict=True):
+            if left.value.shape[i] != right.value.shape[j]:
+                left, right = left.full([i]), right.full([j])
+    [summed_left, _], both = numbers[0], (left, right)
+
+    def total(*parts: NDArray[Any]) -> NDArray[Any]:
+        dtype = jnp.result_type(jnp.float32, *parts)
+        terms = [jnp.asarray(part, dtype) for part in parts]
+        return np.asarray(lax.dot_general(*terms, numbers, precision="highest"))
+
+    some = total(*(~o.is_zero for o in both))
+    known = total(*(o.is_known & ~o.is_zero for o in both))
+    value = total(*(np.where(o.is_known, o.value, 0) for o in both))
+    times = math.prod(left.shape[i] for i in summed_left if left.value.shape[i] == 1)
+    return Known(shape_of(eqn.outvars[0]), some == known, value * times)
+
+
 def summed(
     matrix: NDArray[Any], is_known: NDArray[np.bool_], value: NDArray[Any]
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+) -> tuple[NDArray[np.bool_], NDArray[Any]]:
     """Which outputs are known of a product by a matrix [inputs, outputs], and their values."""
     needs = (matrix != 0)[~is_known].any(axis=0)
-    return ~needs, np.where(is_known, value, 0).astype(np.float64) @ matrix.astype(np.float64)
+    factors = (np.where(is_known, value, 0), matrix)
+    dtype = np.complex128 if any(np.iscomplexobj(x) for x in factors) else np.float64
+    return ~needs, factors[0].astype(dtype) @ matrix.astype(dtype)
 
 
 def _convolution(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
@@ -340,12 +488,18 @@ _RULES: dict[str, Callable[[JaxprEqn, Sequence[Known]], Known | None]] = {
     "transpose": _moved(lambda x, p: np.transpose(x, p["permutation"])),
     "squeeze": _moved(lambda x, p: np.squeeze(x, tuple(p["dimensions"]))),
     "rev": _moved(lambda x, p: np.flip(x, tuple(p["dimensions"]))),
-    "slice": _slice,
+    "slice": _take,
+    "dynamic_slice": _take,
+    "gather": _take,
     "concatenate": _concatenate,
     "pad": _pad,
     "reduce_sum": _reduce_sum,
     "reduce_max": _reduce_max,
     "reduce_window_max": _pool,
+    "reduce_window_min": _pool,
+    "iota": _iota,
+    "dynamic_update_slice": _update_slice,
+    **{f"scatter{how}": _scatter for how in ("", "-add", "-sub", "-mul", "-min", "-max")},
     "reduce_window_sum": _pool,
     "dot_general": _dot,
     "conv_general_dilated": _convolution,

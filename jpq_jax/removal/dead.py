@@ -8,19 +8,18 @@ another constant, that a bias behind the sum can take up.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from numpy.typing import NDArray
 
 from jpq_jax.removal.atoms import Labels
 from jpq_jax.removal.constants import Known, is_uniform, kernel_matrix, of
-from jpq_jax.removal.labels import Labelled
-from jpq_jax.removal.program import shape_of
-
-_LAYOUT = frozenset(["reshape", "squeeze", "transpose", "broadcast_in_dim", "copy"])
+from jpq_jax.removal.labels import Labelled, reshape_groups
+from jpq_jax.removal.program import dtype_of, shape_of
 
 
 class Bias(NamedTuple):
@@ -44,6 +43,7 @@ class Sum(NamedTuple):
       outputs: the labels of the outputs; of no meaning where the weights are not known.
       is_zero: [n, others] bool, whether the data there are 0 whatever the input.
       constant: [n] what they are; NaN where that is not known, or differs from place to place.
+      is_broken: [n] bool, whether any of them is known to be infinite or no number, which weights of 0 make no 0 of.
       bias: what may take constants up; None if nothing can.
     """
 
@@ -52,6 +52,7 @@ class Sum(NamedTuple):
     outputs: Labels
     is_zero: NDArray[np.bool_]
     constant: NDArray[np.float64]
+    is_broken: NDArray[np.bool_]
     bias: Bias | None
 
 
@@ -122,13 +123,15 @@ def _call_back(is_dead: NDArray[np.bool_], sums: Sequence[Sum], why: dict[int, s
 def _matters(one: Sum, is_dead: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """[n] whether an index gives something to the outputs that stay, and no bias can."""
     if one.weights is None:
-        return np.logical_not(one.is_zero.all(axis=1))
+        return np.logical_not(one.is_zero.all(axis=1)) | one.is_broken
     used = (one.weights[:, :, ~is_dead[one.outputs]] != 0).any(axis=2)
     given = (used & ~one.is_zero).any(axis=1)
-    return given if one.bias is None else given & np.isnan(one.constant)
+    return (given if one.bias is None else given & np.isnan(one.constant)) | one.is_broken
 
 
 def _reason(one: Sum, at: NDArray[np.bool_]) -> str:
+    if one.is_broken[at].any():
+        return "is infinite or no number, which reaches the outputs"
     if one.weights is None or np.isnan(one.constant[at]).any():
         return "is used"
     return "is a constant other than 0, which no bias behind it takes up"
@@ -199,15 +202,16 @@ def _of_convolution(
         eqn.params["dimension_numbers"].rhs_spec[0],
     )
     labels = labelled.roots(eqn.invars[0])[feature]
-    is_zero, constant = _along(image, (feature,))
+    is_zero, constant, broken = _along(image, (feature,))
     outputs = labelled.roots(eqn.invars[1])[out]
     if not kernel.whole:
-        return Sum(labels, None, outputs, is_zero, constant, None)
+        return Sum(labels, None, outputs, is_zero, constant, broken, None)
     weights = kernel_matrix(eqn, kernel)[:, 0].transpose(1, 0, 2)
     is_zero = np.broadcast_to(is_zero, weights.shape[:2])
     # At a padded border fewer of a constant's weights are added than elsewhere.
-    bias = biases.behind(eqn, outputs) if is_uniform(eqn) else None
-    return Sum(labels, weights, outputs, is_zero, constant, bias)
+    along = eqn.params["dimension_numbers"].out_spec[1]
+    bias = biases.behind(eqn, along) if is_uniform(eqn) else None
+    return Sum(labels, weights, outputs, is_zero, constant, broken, bias)
 
 
 def _of_dot(
@@ -219,37 +223,46 @@ def _of_dot(
     for n, _ in enumerate(summed[0]):
         if which is None or batch[0]:  # of two arrays of data either may be 0
             axes = [summed[side][n] for side in (0, 1)]
-            each = [_along(operands[side], (axes[side],))[0] for side in (0, 1)]
-            nothing = np.full(len(each[0]), np.nan)
-            yield Sum(roots[0][axes[0]], None, np.zeros(0, int), each[0] | each[1], nothing, None)
+            zero, _, broken = zip(
+                *(_along(operands[side], (axes[side],)) for side in (0, 1)), strict=True
+            )
+            labels, nothing = roots[0][axes[0]], np.full(len(zero[0]), np.nan)
+            is_zero, is_broken = np.logical_or(*zero), np.logical_or(*broken)
+            yield Sum(labels, None, np.zeros(0, int), is_zero, nothing, is_broken, None)
             continue
         data, weights = operands[1 - which], operands[which]
         first = [summed[side][n] for side in (0, 1)]
         others = [[a for i, a in enumerate(summed[side]) if i != n] for side in (0, 1)]
         mine, its = first[1 - which], first[which]
-        is_zero, constant = _along(data, (mine, *others[1 - which]))
+        is_zero, constant, broken = _along(data, (mine, *others[1 - which]))
         free = [i for i in range(len(weights.shape)) if i not in summed[which]]
         whole = np.broadcast_to(weights.value, weights.shape)
         matrix = np.transpose(whole, [its, *others[which], *free])
         matrix = matrix.reshape(*is_zero.shape, math.prod(weights.shape[axis] for axis in free))
         # Of outputs along several axes, or by sums over several, all are taken to stay, and no bias to help.
         outputs = roots[which][free[0]] if len(free) == 1 else np.zeros(matrix.shape[2], int)
-        bias = biases.behind(eqn, outputs) if len(free) == len(summed[0]) == 1 else None
-        yield Sum(roots[1 - which][mine], matrix, outputs, is_zero, constant, bias)
+        along = len(shape_of(eqn.outvars[0])) - 1 if which == 1 else 0
+        bias = biases.behind(eqn, along) if len(free) == len(summed[0]) == 1 else None
+        yield Sum(roots[1 - which][mine], matrix, outputs, is_zero, constant, broken, bias)
 
 
-def _along(data: Known, axes: tuple[int, ...]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Of the first of these axes and the others together, [n, others], whether it is 0 everywhere else; and [n] the constant."""
+def _along(
+    data: Known, axes: tuple[int, ...]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.bool_]]:
+    """Of the first of these axes and the others together, [n, others], whether it is 0 everywhere else; [n] the constant; and
+    [n] whether it is infinite or no number somewhere.
+    """
     wide = data.full(axes)
     rest = tuple(i for i in range(len(data.shape)) if i not in axes)
     order = np.argsort(np.argsort(axes)).tolist()
     first, *others = (data.shape[axis] for axis in axes)
     is_zero = wide.is_zero.all(axis=rest).transpose(order).reshape(first, math.prod(others))
+    broken = wide.is_broken.any(axis=tuple(i for i in range(len(data.shape)) if i != axes[0]))
     same = all(wide.value.shape[i] == 1 for i in rest) and len(axes) == 1
-    if not same:
-        return is_zero, np.full(len(is_zero), np.nan)
+    if not same or np.iscomplexobj(wide.value):
+        return is_zero, np.full(len(is_zero), np.nan), broken
     flat = wide.value.reshape(-1).astype(np.float64)
-    return is_zero, np.where(wide.is_known.reshape(-1), flat, np.nan)
+    return is_zero, np.where(wide.is_known.reshape(-1), flat, np.nan), broken
 
 
 class _Biases:
@@ -267,39 +280,43 @@ class _Biases:
         for atom in jaxpr.outvars:
             self._use(atom, None)
 
-    def behind(self, eqn: JaxprEqn, outputs: Labels) -> Bias | None:
-        """outputs: the roots of the sum's outputs."""
-        var = eqn.outvars[0]
+    def behind(self, eqn: JaxprEqn, axis: int) -> Bias | None:
+        """axis: of the outputs of a sum."""
+        var, along = eqn.outvars[0], axis
         user = self._only_user(var)
-        while user is not None and user.primitive.name in _LAYOUT:
+        while user is not None and user.primitive.name in _LAYOUT and along is not None:
+            along = _LAYOUT[user.primitive.name](user, along)
             var = user.outvars[0]
             user = self._only_user(var)
-        if user is None or user.primitive.name not in ("add", "add_any", "sub"):
-            return None
-        along = [np.array_equal(labels, outputs) for labels in self._labelled.roots(var)]
-        if (
-            not outputs.all() or sum(along) != 1
-        ):  # so that it is clear which axis the bias lies along
+        if user is None or along is None or not self._is_added(var, user):
             return None
         left, right = user.invars
-        is_difference = user.primitive.name == "sub"
-        if is_difference and left is not var:
+        found = self._leaf_behind(right if left is var else left, along)
+        if found is None:
             return None
-        leaf = self._leaf_behind(right if left is var else left)
-        if leaf is None:
-            return None
-        for axis, labels in enumerate(self._labelled.roots(leaf)):
-            if np.array_equal(labels, outputs) and len(labels) == math.prod(shape_of(leaf)):
-                return Bias(self._leaf[leaf], axis, -1 if is_difference else 1)
-        return None
+        outputs = self._labelled.roots(eqn.outvars[0])[axis]
+        sign = -1 if user.primitive.name == "sub" else 1
+        return Bias(*found, sign) if outputs.all() else None
 
-    def _leaf_behind(self, atom: Any) -> Var | None:
+    def _is_added(self, var: Var, user: JaxprEqn) -> bool:
+        """Or another is subtracted from it."""
+        name = user.primitive.name
+        return name in ("add", "add_any") or (name == "sub" and user.invars[0] is var)
+
+    def _leaf_behind(self, atom: Any, along: int) -> tuple[int, int] | None:
+        """A leaf that lies along this axis alone, and its own axis that does."""
+        chain: list[JaxprEqn] = []
         while not isinstance(atom, Literal) and self._only_user(atom) is not None:
             if atom in self._leaf:
-                return atom
+                shape = shape_of(atom)
+                for axis, size in enumerate(shape):
+                    if size == math.prod(shape) and _carried(chain, axis) == along:
+                        return self._leaf[atom], axis
+                return None
             eqn = self._made_by.get(atom)
             if eqn is None or eqn.primitive.name not in _LAYOUT:
                 return None
+            chain = [eqn, *chain]
             atom = eqn.invars[0]
         return None
 
@@ -310,3 +327,53 @@ class _Biases:
     def _only_user(self, var: Var) -> JaxprEqn | None:
         users = self._users.get(var, [])
         return users[0] if len(users) == 1 else None
+
+
+def _carried(layouts: Sequence[JaxprEqn], axis: int | None) -> int | None:
+    """Where an axis comes to lie."""
+    for eqn in layouts:
+        axis = None if axis is None else _LAYOUT[eqn.primitive.name](eqn, axis)
+    return axis
+
+
+def _as_it_is(eqn: JaxprEqn, axis: int) -> int:
+    del eqn
+    return axis
+
+
+def _cast(eqn: JaxprEqn, axis: int) -> int | None:
+    """Among floats; others are rounded before the sum."""
+    dtypes = (dtype_of(eqn.invars[0]), eqn.params["new_dtype"])
+    return axis if all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes) else None
+
+
+def _broadcast(eqn: JaxprEqn, axis: int) -> int | None:
+    to = eqn.params["broadcast_dimensions"][axis]
+    return to if eqn.params["shape"][to] == shape_of(eqn.invars[0])[axis] else None
+
+
+def _squeezed(eqn: JaxprEqn, axis: int) -> int | None:
+    gone = eqn.params["dimensions"]
+    return None if axis in gone else axis - sum(i < axis for i in gone)
+
+
+def _reshaped(eqn: JaxprEqn, axis: int) -> int | None:
+    """Unless it is merged with others, or split."""
+    before, after = shape_of(eqn.invars[0]), eqn.params["new_sizes"]
+    for old, new in reshape_groups(before, after) if math.prod(before) else []:
+        left = [i for i in new if after[i] == before[axis]]
+        if axis in old and left and math.prod(after[i] for i in new) == before[axis]:
+            return left[-1]
+    return None
+
+
+_LAYOUT: dict[str, Callable[[JaxprEqn, int], int | None]] = {
+    "copy": _as_it_is,
+    "name": _as_it_is,
+    "convert_element_type": _cast,
+    "broadcast_in_dim": _broadcast,
+    "reshape": _reshaped,
+    "squeeze": _squeezed,
+    "transpose": lambda eqn, axis: eqn.params["permutation"].index(axis),
+}
+"""What changes how an array lies only: where an axis of its operand comes to lie, if it still is one."""

@@ -12,9 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+from jax.sharding import Sharding
 
 from jpq_jax.removal.atoms import Atoms, Labels, is_place, places
-from jpq_jax.removal.program import ELEMENTWISE, shape_of
+from jpq_jax.removal.fixed import Fixed, taken_by
+from jpq_jax.removal.program import (
+    IDENTITIES,
+    OVER_AXES,
+    PLACEMENTS,
+    is_elementwise,
+    shape_of,
+)
 
 Axes = tuple[Labels, ...]  # the labels of each axis of an array
 
@@ -23,32 +31,37 @@ class Labelled(NamedTuple):
     """Attributes:
     atoms: their classes.
     of: for each variable, the labels of each of its axes.
+    fixed: the arrays that depend on neither params nor inputs; all their indices are computed.
+    choices: of how many axes, at most, that become one or were one, any may lose indices, but only one.
     """
 
     atoms: Atoms
     of: dict[Var, Axes]
+    fixed: Fixed
+    choices: int
 
     def roots(self, var: Any) -> Axes:
         """var: a variable."""
         return tuple(self.atoms.roots(labels) for labels in self.of[var])
 
 
-def label(program: ClosedJaxpr, params: int) -> Labelled:
-    """Of every array. params: how many of the program's operands are the model's own, which may lose indices."""
-    jaxpr, atoms = program.jaxpr, Atoms()
-    of: dict[Var, Axes] = {}
-    for i, var in enumerate([*jaxpr.invars, *jaxpr.constvars]):
-        axes = tuple(atoms.fresh(size) for size in shape_of(var))
-        of[var] = axes
-        if params <= i < len(jaxpr.invars):
-            of[var] = tuple(
-                places(size) if axis < len(shape_of(var)) - 1 else axes[axis]
-                for axis, size in enumerate(shape_of(var))
-            )
-            _hold(atoms, of[var], "comes with the input")
-    labeller = _Labeller(atoms, of)
+def label(program: ClosedJaxpr, params: int, choice: int = 0) -> Labelled:
+    """Of every array.
+
+    params: how many of the program's operands are the model's own, which may lose indices. choice: where only one of several axes may
+    lose indices, as heads or the channels of all heads, how many come behind it; the first if there are fewer.
+    """
+    jaxpr, atoms, fixed = program.jaxpr, Atoms(), Fixed(program)
+    of = {var: _fresh(atoms, var) for var in [*jaxpr.invars[:params], *jaxpr.constvars]}
+    own = [labels for var in jaxpr.invars[:params] for labels in of[var]]
+    for var in jaxpr.invars[params:]:
+        *outer, last = shape_of(var) or (0,)
+        of[var] = (*map(places, outer), atoms.fresh(last)) if shape_of(var) else ()
+        _hold(atoms, of[var], "comes with the input")
+    labeller = _Labeller(atoms, of, fixed, np.concatenate([places(0), *own]), choice)
     for eqn in jaxpr.eqns:
-        found = labeller.outputs(eqn)
+        fresh = fixed.makes(eqn)
+        found = [_fresh(atoms, v) for v in eqn.outvars] if fresh else labeller.outputs(eqn)
         for var, axes in zip(eqn.outvars, found, strict=True):
             if tuple(map(len, axes)) != shape_of(var):  # which would go wrong unseen
                 raise RuntimeError(f"labels of {tuple(map(len, axes))} indices for {eqn}")
@@ -56,7 +69,11 @@ def label(program: ClosedJaxpr, params: int) -> Labelled:
     for var in jaxpr.outvars:
         if isinstance(var, Var):
             _hold(atoms, of[var], "is put out")
-    return Labelled(atoms, of)
+    return Labelled(atoms, of, fixed, labeller.choices)
+
+
+def _fresh(atoms: Atoms, var: Var) -> Axes:
+    return tuple(atoms.fresh(size) for size in shape_of(var))
 
 
 def _hold(atoms: Atoms, axes: Axes, why: str) -> None:
@@ -67,16 +84,24 @@ def _hold(atoms: Atoms, axes: Axes, why: str) -> None:
 class _Labeller:
     """The rules, by primitive."""
 
-    def __init__(self, atoms: Atoms, of: dict[Var, Axes]) -> None:
-        self.atoms, self.of = atoms, of
+    def __init__(
+        self, atoms: Atoms, of: dict[Var, Axes], fixed: Fixed, own: Labels, choice: int
+    ) -> None:
+        """own: the atoms of the params."""
+        self.atoms, self.of, self._fixed = atoms, of, fixed
+        self._own, self._choice = own, choice
+        self.choices = 1
 
     def outputs(self, eqn: JaxprEqn) -> list[Axes]:
         operands = [self._axes(atom) for atom in eqn.invars]
         name = eqn.primitive.name
-        if name in ELEMENTWISE:
-            return [self._elementwise(operands)] * len(eqn.outvars)
-        rule = _RULES.get(name)
-        found = rule(self, eqn, operands) if rule else None
+        found = None
+        if is_elementwise(eqn):
+            found = [self._elementwise(operands)] * len(eqn.outvars)
+        elif name in OVER_AXES:
+            found = self._over_axes(eqn, operands)
+        elif not eqn.effects and name in _RULES:
+            found = _RULES[name](self, eqn, operands)
         if found is None:
             why = f"goes into {name}, which is taken as it is"
             for axes in operands:
@@ -90,9 +115,24 @@ class _Labeller:
         return self.of[atom]
 
     def _held(self, var: Any, why: str) -> Axes:
-        axes = tuple(self.atoms.fresh(size) for size in shape_of(var))
+        axes = _fresh(self.atoms, var)
         _hold(self.atoms, axes, why)
         return axes
+
+    def _identity(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        del eqn
+        return list(operands)
+
+    def _placed(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        """What is spread over devices must stay a multiple of them."""
+        placements = eqn.params.get("devices", [eqn.params.get("sharding")])
+        for axes, placement in zip(operands, placements, strict=True):
+            shape = tuple(map(len, axes))
+            each = placement.shard_shape(shape) if isinstance(placement, Sharding) else shape
+            for labels, size, part in zip(axes, shape, each, strict=True):
+                if size != part:
+                    self.atoms.hold(labels, "is spread over devices")
+        return list(operands)
 
     def _elementwise(self, operands: Sequence[Axes]) -> Axes:
         """Scalars go with every shape."""
@@ -113,8 +153,10 @@ class _Labeller:
         return [tuple(axes)]
 
     def _reshape(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes] | None:
-        if eqn.params["dimensions"] is not None or not math.prod(eqn.params["new_sizes"]):
+        if eqn.params["dimensions"] is not None:
             return None
+        if not math.prod(eqn.params["new_sizes"]):  # there is nothing whose indices these are
+            return [_fresh(self.atoms, eqn.outvars[0])]
         axes: list[Labels] = []
         for before, after in reshape_groups(shape_of(eqn.invars[0]), eqn.params["new_sizes"]):
             merged = self._merged([operands[0][axis] for axis in before])
@@ -123,31 +165,50 @@ class _Labeller:
         return [tuple(axes)]
 
     def _merged(self, axes: list[Labels]) -> Labels:
-        """One axis of several: its atoms are those of the last that may go, and the others stay."""
+        """One axis of several: its atoms are those of one that may go, and the others stay."""
         long = [i for i, labels in enumerate(axes) if len(labels) > 1]
         for labels in axes:
             if len(labels) == 1 and len(axes) > 1:
                 self._leave(labels)
         if not long:
             return axes[0] if len(axes) == 1 else places(1)
-        *outer, last = [i for i in long if not is_place(axes[i])] or long[-1:]
-        for i in outer:
-            self.atoms.hold(axes[i], "is laid into one axis with others")
-        shape = [len(labels) if i == last else 1 for i, labels in enumerate(axes)]
-        whole = np.broadcast_to(axes[last].reshape(shape), [len(labels) for labels in axes])
+        along = self._chosen([i for i in long if self._may_go(axes[i])] or long[-1:])
+        for i in long:
+            if i != along:
+                self.atoms.hold(axes[i], "is laid into one axis with others")
+        shape = [len(labels) if i == along else 1 for i, labels in enumerate(axes)]
+        whole = np.broadcast_to(axes[along].reshape(shape), [len(labels) for labels in axes])
         return whole.reshape(-1)
 
     def _split(self, labels: Labels, sizes: Sequence[int]) -> list[Labels]:
-        """Several axes of one: its indices stay, unless all new axes but one have a single index."""
+        """Several axes of one: of one of them an index goes with all that it has along the others."""
         if len(labels) == 1 and len(sizes) != 1:
             self._leave(labels)
             return [self.atoms.fresh(1) for _ in sizes]
         long = [i for i, size in enumerate(sizes) if size > 1] or [0]
         if len(long) == 1:
             return [labels if [i] == long else self.atoms.fresh(1) for i in range(len(sizes))]
-        if not is_place(labels):
+        axes = [places(size) for size in sizes]
+        if self._may_go(labels):
+            roots = self.atoms.roots(labels).reshape(sizes)
+            alike = [i for i in long if (roots == _first_along(roots, i)).all()]
+            along = alike[0] if len(alike) == 1 else self._chosen(long)
+            self.atoms.tie(roots, np.broadcast_to(_first_along(roots, along), roots.shape))
+            axes[along] = _first_along(roots, along).reshape(-1)
+        elif not is_place(labels):
             self.atoms.hold(labels, "is one axis of several in the program")
-        return [places(size) for size in sizes]
+        return axes
+
+    def _chosen(self, axes: Sequence[int]) -> int:
+        """Of axes of which one may lose indices."""
+        self.choices = max(self.choices, len(axes))
+        return axes[max(len(axes) - 1 - self._choice, 0)]
+
+    def _may_go(self, labels: Labels) -> bool:
+        """Whether any index is one of the params', and nothing holds it so far."""
+        roots = self.atoms.roots(labels)
+        own = np.isin(roots, self.atoms.roots(self._own))
+        return bool((own & ~self.atoms.is_held(roots)).any())
 
     def _leave(self, labels: Labels) -> None:
         """An axis of one index ends here, so that nothing else would tell that it is needed."""
@@ -168,15 +229,61 @@ class _Labeller:
             tuple(labels[::-1] if i in turned else labels for i, labels in enumerate(operands[0]))
         ]
 
-    def _slice(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
-        starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
-        strides = eqn.params["strides"] or [1] * len(starts)
-        axes = []
-        for labels, start, limit, stride in zip(operands[0], starts, limits, strides, strict=True):
-            if stride > 1:
-                self.atoms.hold(labels, "is taken with a stride")
-            axes.append(labels[start:limit:stride])
-        return [tuple(axes)]
+    def _take(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes] | None:
+        taken = taken_by(eqn, self._fixed.value)
+        if taken is None:
+            return None
+        ordered = sorted(taken, key=lambda one: one.to)
+        return [tuple(operands[0][one.axis][one.positions] for one in ordered)]
+
+    def _slice_somewhere(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        """Axes that are taken whole pass on."""
+        return self._take(eqn, operands) or [
+            self._whole_axes(operands[0], shape_of(eqn.outvars[0]), "is cut anywhere")
+        ]
+
+    def _whole_axes(self, axes: Axes, sizes: Sequence[int], why: str) -> Axes:
+        """Of a part of an array of so many indices."""
+        for labels, size in zip(axes, sizes, strict=True):
+            if len(labels) != size:
+                self.atoms.hold(labels, why)
+        pairs = zip(axes, sizes, strict=True)
+        return tuple(labels if len(labels) == size else places(size) for labels, size in pairs)
+
+    def _update_slice(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        del eqn
+        whole, update, *_ = operands
+        sizes = [len(labels) for labels in update]
+        for there, labels in zip(
+            self._whole_axes(whole, sizes, "is overwritten in part"), update, strict=True
+        ):
+            self.atoms.tie(there, labels)
+        return [whole]
+
+    def _scatter(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes] | None:
+        """Rows that are put into a table: axes that are put in whole pass on."""
+        numbers = eqn.params["dimension_numbers"]
+        table, indices, updates = operands
+        if numbers.operand_batching_dims:
+            return None
+        left = [axis for axis in range(len(table)) if axis not in numbers.inserted_window_dims]
+        of_updates = dict(zip(left, numbers.update_window_dims, strict=True))
+        whole = {
+            axis: to
+            for axis, to in of_updates.items()
+            if axis not in numbers.scatter_dims_to_operand_dims
+            and len(updates[to]) == len(table[axis])
+        }
+        for axis, labels in enumerate(table):
+            if axis in whole:
+                self.atoms.tie(labels, updates[whole[axis]])
+            else:
+                self.atoms.hold(labels, "is put into anywhere")
+        for axis, labels in enumerate(updates):
+            if axis not in whole.values():
+                self.atoms.hold(labels, "is put anywhere")
+        _hold(self.atoms, indices, "is looked up by")
+        return [table]
 
     def _split_axis(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
         axis, ends = eqn.params["axis"], np.cumsum(eqn.params["sizes"])[:-1]
@@ -202,17 +309,20 @@ class _Labeller:
                 axes.append(np.concatenate([self.atoms.fresh(low), labels, self.atoms.fresh(high)]))
         return [tuple(axes)]
 
-    def _reduce(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
-        gone = eqn.params["axes"]
-        for axes in operands:
+    def _over_axes(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
+        """They stay, and the others pass on."""
+        gone, shape = OVER_AXES[eqn.primitive.name](eqn), shape_of(eqn.outvars[0])
+        arrays = [axes for axes in operands if axes]
+        for axes in arrays:
             for axis in gone:
                 self.atoms.hold(axes[axis], f"is gone over as a whole, by {eqn.primitive.name}")
-        left = [tuple(x for i, x in enumerate(axes) if i not in gone) for axes in operands]
-        return [self._elementwise(left)] * len(eqn.outvars)
-
-    def _cumulative(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
-        self.atoms.hold(operands[0][eqn.params["axis"]], "is gone over one by one")
-        return [operands[0]]
+        if len(shape) < len(arrays[0]):
+            left = [tuple(x for i, x in enumerate(axes) if i not in gone) for axes in arrays]
+            return [self._elementwise(left)] * len(eqn.outvars)
+        axes = self._elementwise(arrays)
+        pairs = enumerate(zip(axes, shape, strict=True))
+        passed = tuple(places(size) if i in gone else labels for i, (labels, size) in pairs)
+        return [passed] * len(eqn.outvars)
 
     def _window(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
         """A pool passes an axis on that its window does not move along."""
@@ -268,6 +378,9 @@ class _Labeller:
 
     def _gather(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes] | None:
         """Rows looked up in a table: axes that are taken whole pass on."""
+        taken = self._take(eqn, operands)
+        if taken is not None:
+            return taken
         numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
         dropped = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
         if numbers.operand_batching_dims:
@@ -287,11 +400,11 @@ class _Labeller:
             self.atoms.hold(labels, "is looked up by")
         return [tuple(axes)]
 
-    def _iota(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
-        del operands
-        axes = [self.atoms.fresh(size) for size in eqn.params["shape"]]
-        self.atoms.hold(axes[eqn.params["dimension"]], "is counted along")
-        return [tuple(axes)]
+
+def _first_along(grid: Labels, axis: int) -> Labels:
+    """The first of all others, for each index of an axis."""
+    at = tuple(slice(None) if i == axis else slice(1) for i in range(grid.ndim))
+    return grid[at]
 
 
 def reshape_groups(
@@ -318,15 +431,17 @@ _RULES: dict[str, _Rule] = {
     "transpose": _Labeller._transpose,
     "squeeze": _Labeller._squeeze,
     "rev": _Labeller._reverse,
-    "slice": _Labeller._slice,
+    "slice": _Labeller._take,
+    "dynamic_slice": _Labeller._slice_somewhere,
+    "dynamic_update_slice": _Labeller._update_slice,
     "split": _Labeller._split_axis,
     "concatenate": _Labeller._concatenate,
     "pad": _Labeller._pad,
     "dot_general": _Labeller._dot,
     "conv_general_dilated": _Labeller._convolution,
     "gather": _Labeller._gather,
-    "iota": _Labeller._iota,
-    **{f"reduce_{of}": _Labeller._reduce for of in ("sum", "max", "min", "prod", "and", "or")},
-    **{f"cum{of}": _Labeller._cumulative for of in ("sum", "prod", "max", "min", "logsumexp")},
+    **dict.fromkeys(IDENTITIES, _Labeller._identity),
+    **dict.fromkeys(PLACEMENTS, _Labeller._placed),
+    **{f"scatter{how}": _Labeller._scatter for how in ("", "-add", "-sub", "-mul", "-min", "-max")},
     **{f"reduce_window_{of}": _Labeller._window for of in ("sum", "max", "min")},
 }

@@ -7,8 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+_REDUCTIONS = ("and", "max", "min", "or", "prod", "sum", "xor")
+_CUMULATIVE = ("cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum")
 
 ELEMENTWISE = frozenset(
     [
@@ -23,9 +27,15 @@ ELEMENTWISE = frozenset(
         "atan",
         "atan2",
         "atanh",
+        "bessel_i0e",
+        "bessel_i1e",
+        "bitcast_convert_type",
         "cbrt",
         "ceil",
         "clamp",
+        "clz",
+        "complex",
+        "conj",
         "convert_element_type",
         "copy",
         "cos",
@@ -33,6 +43,7 @@ ELEMENTWISE = frozenset(
         "digamma",
         "div",
         "eq",
+        "eq_to",
         "erf",
         "erf_inv",
         "erfc",
@@ -42,26 +53,38 @@ ELEMENTWISE = frozenset(
         "floor",
         "ge",
         "gt",
+        "igamma",
+        "igamma_grad_a",
+        "igammac",
         "imag",
         "integer_pow",
         "is_finite",
         "le",
+        "le_to",
         "lgamma",
         "log",
         "log1p",
+        "log2",
         "logistic",
         "lt",
+        "lt_to",
         "max",
         "min",
         "mul",
+        "mulhi",
         "ne",
         "neg",
         "nextafter",
         "not",
+        "one_minus_square",
         "or",
+        "polygamma",
+        "polynomial",
+        "population_count",
         "pow",
         "real",
         "reduce_precision",
+        "regularized_incomplete_beta",
         "rem",
         "round",
         "rsqrt",
@@ -79,19 +102,46 @@ ELEMENTWISE = frozenset(
         "tan",
         "tanh",
         "xor",
+        "zeta",
     ]
 )
-"""Primitives that compute each element of their result from the same element of their operands."""
+"""Primitives that compute each element of their result from the same element of their operands, of every JAX from 0.10."""
 
-# Calls that compute what their inner program does. By the name of the field that holds it.
-_CALLS = {
-    "jit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
+IDENTITIES = frozenset(["name", "optimization_barrier", "pvary", "xla_metadata_value"])
+"""Primitives that pass each operand on as it is: for a policy of rematerialization, or for the compiler."""
+
+PLACEMENTS = frozenset(["device_put", "sharding_constraint"])
+"""Those that do so, and say on which devices."""
+
+OVER_AXES: dict[str, Callable[[JaxprEqn], Sequence[int]]] = {
+    **{
+        name: lambda eqn: eqn.params["axes"]
+        for name in ("argmax", "argmin", *(f"reduce_{of}" for of in _REDUCTIONS))
+    },
+    **{name: lambda eqn: [eqn.params["axis"]] for name in ("top_k", *_CUMULATIVE)},
+    "reduce": lambda eqn: eqn.params["dimensions"],
+    "sort": lambda eqn: [eqn.params["dimension"]],
+    "approx_top_k": lambda eqn: [eqn.params["reduction_dimension"]],
+    "fft": lambda eqn: range(_rank(eqn) - len(eqn.params["fft_lengths"]), _rank(eqn)),
 }
+"""Primitives that go over some axes, and do the same for each index of the others: over which they go."""
+
+# Calls that compute what their inner program does. By the field that holds it, in one version of JAX or another.
+_CALLS = frozenset(
+    [
+        "call",
+        "checkpoint",
+        "closed_call",
+        "composite",
+        "custom_jvp_call",
+        "custom_vjp_call",
+        "custom_vmap_call",
+        "jit",
+        "linear_call",
+        "remat2",
+    ]
+)
+_INNER = ("jaxpr", "call_jaxpr", "call", "callee")
 
 
 def flat_program(function: Callable[..., Any], *args: Any) -> tuple[ClosedJaxpr, Any]:
@@ -106,7 +156,18 @@ def flat_program(function: Callable[..., Any], *args: Any) -> tuple[ClosedJaxpr,
         return _run(traced.jaxpr, traced.consts, leaves)
 
     flat = jax.make_jaxpr(opened)(*jax.tree.leaves(args))
-    return flat, jax.tree.structure(shapes)
+    return flat.replace(jaxpr=_used(flat.jaxpr)), jax.tree.structure(shapes)
+
+
+def _used(jaxpr: Jaxpr) -> Jaxpr:
+    """Without equations of which nothing comes, such as the value where only its gradient is asked for."""
+    needed = {atom for atom in jaxpr.outvars if isinstance(atom, Var)}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or needed.intersection(eqn.outvars):
+            needed.update(atom for atom in eqn.invars if isinstance(atom, Var))
+            kept.append(eqn)
+    return jaxpr.replace(eqns=kept[::-1])
 
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -123,6 +184,18 @@ def dtype_of(var: Any) -> Any:
     return var.aval.dtype
 
 
+def is_elementwise(eqn: JaxprEqn) -> bool:
+    """Of operands that are scalars or have the result's shape: a cast of bits to another width has not."""
+    if eqn.primitive.name not in ELEMENTWISE:
+        return False
+    return {shape_of(atom) for atom in eqn.invars} <= {(), shape_of(eqn.outvars[0])}
+
+
+def _rank(eqn: JaxprEqn) -> int:
+    """Of its first operand."""
+    return len(shape_of(eqn.invars[0]))
+
+
 def bind(eqn: JaxprEqn, operands: Sequence[Any], **changed: Any) -> list[Any]:
     """What an equation computes, with some of its parameters changed."""
     found = eqn.primitive.bind(*operands, **(eqn.params | changed))
@@ -134,15 +207,84 @@ def _run(jaxpr: Jaxpr, consts: Sequence[Any], operands: Sequence[Any]) -> list[A
     env.update(zip(jaxpr.invars, operands, strict=True))
     for eqn in jaxpr.eqns:
         values = [_value(env, atom) for atom in eqn.invars]
-        name, platforms = eqn.primitive.name, eqn.params.get("branches_platforms")
-        if name in _CALLS:
-            found = _inside(eqn.params[_CALLS[name]], values)
-        elif platforms:  # of `lax.platform_dependent`
-            found = _inside(eqn.params["branches"][_plainest(platforms)], values[1:])
-        else:
-            found = bind(eqn, _of_one_shape(eqn, values))
-        env.update(zip(eqn.outvars, found, strict=True))
+        env.update(zip(eqn.outvars, _opened(eqn, values), strict=True))
     return [_value(env, atom) for atom in jaxpr.outvars]
+
+
+def _opened(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    """What an equation computes, by equations that the rules know, where there are such."""
+    name, p = eqn.primitive.name, eqn.params
+    if name in _CALLS:
+        return _inside(next(p[field] for field in _INNER if field in p), values)
+    if name == "call_hi_primitive" and not eqn.effects:
+        whole = p["_prim"]
+        return jax.tree.leaves(whole.expand(*jax.tree.unflatten(whole.in_tree, values)))
+    if name == "cond" and (branch := _branch(eqn, values[0])) is not None:
+        return _inside(p["branches"][branch], values[1:])
+    if name == "scan" and _is_unrolled(p):
+        return _unrolled(eqn, values)
+    if name in _REWRITTEN:
+        return _REWRITTEN[name](values, p)
+    return bind(eqn, _of_one_shape(eqn, values))
+
+
+def _branch(eqn: JaxprEqn, index: Any) -> int | None:
+    """Which is taken, where that is known: of `lax.platform_dependent`, or of a constant."""
+    branches, platforms = eqn.params["branches"], eqn.params.get("branches_platforms")
+    if platforms:
+        return _plainest(platforms)
+    if isinstance(index, jax.core.Tracer):
+        return None
+    return min(max(int(index), 0), len(branches) - 1)
+
+
+def _is_unrolled(params: dict[str, Any]) -> bool:
+    """Whether a scan is a loop in name only."""
+    return params["length"] > 0 and (params["unroll"] or params["length"]) >= params["length"]
+
+
+def _unrolled(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    """A scan, step by step. Which of its operands and results are stacked, versions of JAX write differently; their rank tells."""
+    p, inner = eqn.params, eqn.params["jaxpr"]
+    inside = [len(aval.shape) for aval in (*inner.in_avals, *inner.out_avals)]
+    outside = [len(shape_of(var)) for var in (*eqn.invars, *eqn.outvars)]
+    is_stacked = np.not_equal(inside, outside)
+    first = len(values) - int(is_stacked[: len(values)].sum())
+    carries = len(eqn.outvars) - int(is_stacked[len(values) :].sum())
+    consts, carry = list(values[: first - carries]), list(values[first - carries : first])
+    steps = range(p["length"])
+    found: dict[int, list[Any]] = {}
+    for step in reversed(steps) if p["reverse"] else steps:
+        now = [lax.index_in_dim(x, step, keepdims=False) for x in values[first:]]
+        results = _inside(inner, [*consts, *carry, *now])
+        carry, found[step] = results[:carries], results[carries:]
+    of_steps = zip(*(found[step] for step in steps), strict=True)
+    return [*carry, *(_stacked(parts, {"axis": 0})[0] for parts in of_steps)]
+
+
+def _stacked(values: Sequence[Any], params: dict[str, Any]) -> list[Any]:
+    axis = params["axis"]
+    return [lax.concatenate([lax.expand_dims(x, [axis]) for x in values], axis)]
+
+
+def _unstacked(values: Sequence[Any], params: dict[str, Any]) -> list[Any]:
+    [whole], axis = values, params["axis"]
+    return [lax.index_in_dim(whole, i, axis, keepdims=False) for i in range(whole.shape[axis])]
+
+
+def _tiled(values: Sequence[Any], params: dict[str, Any]) -> list[Any]:
+    [tile], repetitions = values, params["reps"]
+    shape = [size for pair in zip(repetitions, tile.shape, strict=True) for size in pair]
+    wide = lax.broadcast_in_dim(tile, shape, range(1, len(shape), 2))
+    return [lax.reshape(wide, [n * size for n, size in zip(repetitions, tile.shape, strict=True)])]
+
+
+# By primitives that say the same and have rules.
+_REWRITTEN: dict[str, Callable[[Sequence[Any], dict[str, Any]], list[Any]]] = {
+    "stack": _stacked,
+    "unstack": _unstacked,
+    "tile": _tiled,
+}
 
 
 def _inside(inner: ClosedJaxpr | Jaxpr, values: Sequence[Any]) -> list[Any]:
@@ -158,7 +300,7 @@ def _of_one_shape(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
     shape = shape_of(eqn.outvars[0])
     return [
         lax.broadcast_in_dim(value, shape, range(len(shape)))
-        if jnp.ndim(value) and jnp.shape(value) != shape
+        if jnp.ndim(value) == len(shape) > 0 and jnp.shape(value) != shape
         else value
         for value in values
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, Var
 from numpy.typing import NDArray
 
-from jpq_jax.removal.constants import constants
+from jpq_jax.removal.constants import Known, constants
 from jpq_jax.removal.dead import Dead, Lengths, find_dead
 from jpq_jax.removal.labels import Labelled, label
 from jpq_jax.removal.program import flat_program
@@ -90,8 +91,7 @@ def shrink(
     if multiple < 1:
         raise ValueError(f"shrink: got multiple={multiple}, expected at least 1")
     dense = dequantize(params)
-    program, labelled, count, _ = _labelled(apply, dense, inputs)
-    found = _find(program, labelled, count, dense, Lengths(multiple, 0 if empty else 1))
+    found = _best(apply, dense, inputs, Lengths(multiple, 0 if empty else 1))
     leaves = leaves_with_paths(params)
     report = _report(leaves, found.roots, found.keeps, found.dead)
     kept = {path: keep for (path, _), keep in zip(leaves, found.keeps, strict=True)}
@@ -108,9 +108,11 @@ class _Smaller:
 
     def __call__(self, params: PyTree, *inputs: Any) -> Any:
         dense = dequantize(params)
-        program, labelled, count, structure = _labelled(self._apply, self._dense, inputs)
+        program, structure = flat_program(self._apply, self._dense, *inputs)
+        count = len(self._found.keeps)
+        labelled = label(program, count, self._found.asked.choice)
         if not self._are_alike(_shapes(inputs)):
-            self._check(program, labelled, count)
+            self._check(program, labelled)
         is_dead = np.zeros(labelled.atoms.size, bool)
         for var, keeps in zip(program.jaxpr.invars[:count], self._found.keeps, strict=True):
             for labels, keep in zip(labelled.roots(var), keeps, strict=True):
@@ -126,9 +128,10 @@ class _Smaller:
             return shapes == self._shapes
         return [shape[1:] for shape in shapes] == [shape[1:] for shape in self._shapes]
 
-    def _check(self, program: ClosedJaxpr, labelled: Labelled, count: int) -> None:
+    def _check(self, program: ClosedJaxpr, labelled: Labelled) -> None:
         """What is constant may be another constant for inputs of other shapes, as at the border of a padded image."""
-        again = _find(program, labelled, count, self._dense, self._found.lengths)
+        known = constants(program, jax.tree.leaves(self._dense))
+        again = _find(program, labelled, known, self._found.asked)
         same = again.dead.added.keys() == self._found.dead.added.keys() and all(
             np.allclose(again.dead.added[place], value, rtol=1e-6)
             for place, value in self._found.dead.added.items()
@@ -140,18 +143,35 @@ class _Smaller:
             raise ValueError(_OTHERWISE)
 
 
+class _Asked(NamedTuple):
+    """Attributes:
+    count: of leaves.
+    choice: as in `label`.
+    lengths: of their axes.
+    """
+
+    count: int
+    choice: int
+    lengths: Lengths
+
+
 class _Found(NamedTuple):
     """Attributes:
     dead: what goes.
     roots: of each leaf's axes.
     keeps: of each leaf, what stays.
-    lengths: that were asked for.
+    asked: how it was found.
     """
 
     dead: Dead
     roots: list[tuple[NDArray[np.int64], ...]]
     keeps: list[Keeps]
-    lengths: Lengths
+    asked: _Asked
+
+    @property
+    def weights(self) -> int:
+        """That stay."""
+        return sum(math.prod(int(keep.sum()) for keep in keeps) for keeps in self.keeps)
 
 
 _OTHERWISE = (
@@ -160,26 +180,32 @@ _OTHERWISE = (
 )
 
 
+def _best(apply: Function, dense: PyTree, inputs: Any, lengths: Lengths) -> _Found:
+    """With the fewest weights, of all choices of axes that may lose indices."""
+    program, _ = flat_program(apply, dense, *inputs)
+    leaves = jax.tree.leaves(dense)
+    known = constants(program, leaves)
+
+    def chosen(choice: int) -> tuple[_Found, int]:
+        labelled = label(program, len(leaves), choice)
+        asked = _Asked(len(leaves), choice, lengths)
+        return _find(program, labelled, known, asked), labelled.choices
+
+    first, choices = chosen(0)
+    others = [chosen(choice)[0] for choice in range(1, choices)]
+    return min([first, *others], key=lambda found: found.weights)
+
+
 def _find(
-    program: ClosedJaxpr, labelled: Labelled, count: int, dense: PyTree, lengths: Lengths
+    program: ClosedJaxpr, labelled: Labelled, known: dict[Var, Known], asked: _Asked
 ) -> _Found:
-    known = constants(program, jax.tree.leaves(dense))
-    dead = find_dead(program, labelled, known, count, lengths)
-    roots = [labelled.roots(var) for var in program.jaxpr.invars[:count]]
-    return _Found(dead, roots, [keeps_of(axes, dead.is_dead) for axes in roots], lengths)
+    dead = find_dead(program, labelled, known, asked.count, asked.lengths)
+    roots = [labelled.roots(var) for var in program.jaxpr.invars[: asked.count]]
+    return _Found(dead, roots, [keeps_of(axes, dead.is_dead) for axes in roots], asked)
 
 
 def _shapes(inputs: Any) -> list[tuple[int, ...]]:
     return [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
-
-
-def _labelled(
-    apply: Function, params: PyTree, inputs: Any
-) -> tuple[ClosedJaxpr, Labelled, int, Any]:
-    """The program, its labels, how many of its operands are params, and the structure of what it returns."""
-    program, structure = flat_program(apply, params, *inputs)
-    count = len(jax.tree.leaves(params))
-    return program, label(program, count), count, structure
 
 
 def _shorter(params: PyTree, keeps: Sequence[Keeps], dead: Dead) -> PyTree:
@@ -207,6 +233,10 @@ def _on_host(array: Any, keep: Keeps) -> jax.Array:
     return jnp.asarray(taken(np.asarray(array), keep))
 
 
+# Such as what a slice leaves out, of positions perhaps, that inputs of other shapes have use for.
+_UNSUMMED = "is summed over nowhere in this function"
+
+
 def _report(
     leaves: list[tuple[str, Any]],
     roots: Sequence[tuple[NDArray[np.int64], ...]],
@@ -221,7 +251,7 @@ def _report(
         for axis, (labels, kept) in enumerate(zip(axes, keep, strict=True)):
             others = tuple(i for i in range(weights.ndim) if i != axis)
             empty = kept & ~(weights != 0).any(axis=others) if weights.ndim > 1 else ~kept & kept
-            stays = Counter(dead.why.get(int(root), "is used") for root in labels[empty])
+            stays = Counter(dead.why.get(int(root), _UNSUMMED) for root in labels[empty])
             if stays or not kept.all():
                 report.append(Shortened(path, axis, kept.size, int(kept.sum()), dict(stays)))
     return report

@@ -10,6 +10,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from numpy.typing import NDArray
 
+from jpq_jax.removal.fixed import Fixed, Taken, taken_by
 from jpq_jax.removal.labels import Axes, Labelled
 from jpq_jax.removal.program import bind, dtype_of
 
@@ -27,26 +28,60 @@ def run_smaller(
             return tuple(np.ones(size, bool) for size in np.shape(var.val))
         return keeps_of(labelled.roots(var), is_dead)
 
-    env: dict[Var, Any] = {
-        var: taken(jnp.asarray(value), keeps(var))
-        for var, value in zip(jaxpr.constvars, program.consts, strict=True)
-    }
+    env: dict[Var, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
     env.update(zip(jaxpr.invars, operands, strict=True))
 
     def value(atom: Any) -> Any:
-        return atom.val if isinstance(atom, Literal) else env[atom]
+        if isinstance(atom, Literal):
+            return atom.val
+        if atom in labelled.fixed:
+            return taken(jnp.asarray(env[atom]), keeps(atom))
+        return env[atom]
 
     for eqn in jaxpr.eqns:
-        change = _CHANGES.get(eqn.primitive.name)
-        changed = {}
-        if change is not None:
-            changed = change(eqn, [keeps(a) for a in eqn.invars], [keeps(v) for v in eqn.outvars])
-        if changed.get("feature_group_count") == 0:
-            found = [jnp.zeros(_sizes(keeps(var)), dtype_of(var)) for var in eqn.outvars]
+        if labelled.fixed.makes(eqn):
+            whole = [a.val if isinstance(a, Literal) else env[a] for a in eqn.invars]
+            found = bind(eqn, whole)
         else:
-            found = bind(eqn, [value(atom) for atom in eqn.invars], **changed)
+            values = [value(atom) for atom in eqn.invars]
+            before, after = ([keeps(v) for v in of] for of in (eqn.invars, eqn.outvars))
+            found = _smaller(eqn, values, before, after, labelled.fixed)
         env.update(zip(eqn.outvars, found, strict=True))
     return [value(atom) for atom in jaxpr.outvars]
+
+
+def _smaller(
+    eqn: JaxprEqn, values: list[Any], before: list[Keeps], after: list[Keeps], fixed: Fixed
+) -> list[Any]:
+    """An equation's outputs. before, after: what stays of its operands and of them."""
+    everything = all(keep.all() for keeps in (*before, *after) for keep in keeps)
+    moves = None if everything else _moves(eqn, fixed)
+    if moves is not None:
+        return [_moved(values[0], before[0], moves)]
+    change = _CHANGES.get(eqn.primitive.name)
+    changed = change(eqn, before, after) if change and not everything else {}
+    if changed.get("feature_group_count") == 0:
+        return [
+            jnp.zeros(_sizes(keeps), dtype_of(var))
+            for keeps, var in zip(after, eqn.outvars, strict=True)
+        ]
+    return bind(eqn, values, **changed)
+
+
+def _moves(eqn: JaxprEqn, fixed: Fixed) -> list[Taken] | None:
+    """Of an equation that takes indices which do not lie side by side, or which its operands tell."""
+    if eqn.primitive.name == "slice" and not any(n > 1 for n in eqn.params["strides"] or ()):
+        return None
+    return taken_by(eqn, fixed.value)
+
+
+def _moved(array: Any, keeps: Keeps, taken: Sequence[Taken]) -> Any:
+    for axis, _, positions in taken:
+        if not np.array_equal(positions, np.arange(keeps[axis].size)):
+            place = np.cumsum(keeps[axis]) - 1
+            array = array.take(place[positions[keeps[axis][positions]]], axis=axis)
+    ordered = sorted(taken, key=lambda one: one.to)
+    return jnp.transpose(array, [one.axis for one in ordered])
 
 
 def keeps_of(axes: Axes, is_dead: NDArray[np.bool_]) -> Keeps:
@@ -106,6 +141,11 @@ def _pad(eqn: JaxprEqn, before: Sequence[Keeps], after: Sequence[Keeps]) -> dict
     return {"padding_config": tuple(config)}
 
 
+def _slice_sizes(eqn: JaxprEqn, before: Sequence[Keeps], after: Sequence[Keeps]) -> dict[str, Any]:
+    del eqn, before
+    return {"slice_sizes": _sizes(after[0])}
+
+
 def _convolution(eqn: JaxprEqn, before: Sequence[Keeps], after: Sequence[Keeps]) -> dict[str, Any]:
     del after
     groups = eqn.params["feature_group_count"]
@@ -127,9 +167,9 @@ def _gather(eqn: JaxprEqn, before: Sequence[Keeps], after: Sequence[Keeps]) -> d
 
 _CHANGES: dict[str, _Change] = {
     "broadcast_in_dim": _shape,
-    "iota": _shape,
     "reshape": _new_sizes,
     "slice": _slice,
+    "dynamic_slice": _slice_sizes,
     "split": _split,
     "pad": _pad,
     "conv_general_dilated": _convolution,
