@@ -29,12 +29,13 @@ def round_trip(array: np.ndarray) -> float:
     """The bits that it takes."""
     writer = Writer()
     write_array(writer, array)
+    bits = writer.bits
     reader = Reader(writer.finish())
     again = read_array(reader, array.shape)
     reader.finish()
     assert again.shape == array.shape
     np.testing.assert_array_equal(again.view(np.uint32), array.view(np.uint32))
-    return writer.bits
+    return bits
 
 
 @given(st.lists(finite, max_size=40), st.booleans())

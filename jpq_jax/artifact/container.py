@@ -38,13 +38,23 @@ _LONGEST_VARINT = 9  # bytes
 
 class Packed(NamedTuple):
     """Attributes:
-    data: the bytes of a file.
+    parts: of the file, one after the other.
     leaf_bytes: of it, what each leaf takes, in order, if that was asked for. Streams are shared: bits are rounded so that they
       sum to whole bytes.
     """
 
-    data: bytes
+    parts: list[bytes]
     leaf_bytes: list[int]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the file."""
+        return sum(map(len, self.parts))
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of the file."""
+        return b"".join(self.parts)
 
 
 def pack(
@@ -78,15 +88,12 @@ def pack(
                 writer.write_number(len(block.stream))
         coded.append(_write_block(writer, records[start:end], values[start:end], by_leaf))
     coded.reverse()
-    body = b"".join(
-        [_varint(len(coded[0].stream)), *(part for block in coded for part in block[:2])]
-    )
+    body = [_varint(len(coded[0].stream)), *(part for block in coded for part in block[:2])]
     # Readers refuse more elements than a file of its size can justify: one that is compressed beyond that is filled up.
     least = fewest_bytes(claimed_elements(record.shape for record in records))
-    body += bytes(max(least - _START - len(body), 0))
+    body.append(bytes(max(least - _START - sum(map(len, body)), 0)))
     start = MAGIC + bytes([VERSION])
-    data = start + _checksum(start, body) + body
-    return Packed(data, [size for block in coded for size in block.leaf_bytes])
+    return Packed([start, _checksum(start, *body), *body], [size for block in coded for size in block.leaf_bytes])
 
 
 def unpack(data: bytes) -> Contents:
@@ -170,8 +177,11 @@ def _read_block(reader: Reader, records: Sequence[Record], stored: bytes) -> Ite
     reader.finish()
 
 
-def _checksum(start: bytes, body: bytes) -> bytes:
-    return zlib.crc32(body, zlib.crc32(start)).to_bytes(_CHECKSUM_BYTES, "little")
+def _checksum(*parts: bytes) -> bytes:
+    sum_ = 0
+    for part in parts:
+        sum_ = zlib.crc32(part, sum_)
+    return sum_.to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def _stated(data: bytes) -> bytes:

@@ -120,7 +120,7 @@ def decode(data: bytes, like: PyTree | None = None, source: str = "<bytes>") -> 
 def file_bytes(codes: PyTree, extras: Extras | None = None) -> int:
     """The size of what `save` would write."""
     leaves, containers = tree.flatten(validate(codes))
-    return len(container.pack(leaves, extras, containers).data)
+    return container.pack(leaves, extras, containers).nbytes
 
 
 def leaf_bytes(codes: PyTree, extras: Extras | None = None) -> Sizes:
@@ -132,7 +132,7 @@ def leaf_bytes(codes: PyTree, extras: Extras | None = None) -> Sizes:
     by_path, containers = tree.flatten(validate(codes))
     packed = container.pack(by_path, extras, containers, by_leaf=True)
     leaves = list(zip(map(path_name, by_path), packed.leaf_bytes, strict=True))
-    return Sizes(leaves, len(packed.data) - sum(packed.leaf_bytes), len(packed.data))
+    return Sizes(leaves, packed.nbytes - sum(packed.leaf_bytes), packed.nbytes)
 
 
 def _decode(data: bytes, like: PyTree | None) -> tuple[PyTree, Extras]:

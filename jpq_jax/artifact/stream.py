@@ -107,11 +107,15 @@ class Writer:
             self.write(np.array([value >> digits & (2**width - 1)]), uniform(2**width))
 
     def finish(self) -> bytes:
+        """The stream. What was written is given up part by part, so that a large model is not held twice."""
         coder = _stream.stack.AnsCoder()
-        for symbols, table in reversed(self._parts):
+        while self._parts:
+            symbols, table = self._parts.pop()
             if table.size > 1:
                 coder.encode_reverse(symbols.astype(np.int32), table.model)
-        return coder.get_compressed().astype(_WORD).tobytes().rstrip(b"\0")
+        words = coder.get_compressed()
+        del coder
+        return words.astype(_WORD, copy=False).tobytes().rstrip(b"\0")
 
 
 def _narrowest(symbols: int) -> type[np.integer]:

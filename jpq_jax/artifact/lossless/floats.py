@@ -8,6 +8,7 @@ that were rounded to multiples of a power of two take what they need.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -133,9 +134,7 @@ def _write_rest(
     writer: Writer, fields: Fields, kept: NDArray[np.int64], layout: Layout, *, is_signed: bool
 ) -> None:
     """Signs, and digits from the second on: floats with as many digits together."""
-    more = np.maximum(kept - 1, 0)
-    for count in np.unique(more).tolist():
-        mine = more == count
+    for count, mine in _by_count(kept):
         below = fields.mantissas[mine] >> np.uint64(layout.digits - 1 - count)
         rest = below & np.uint64(2**count - 1)
         if is_signed:
@@ -147,15 +146,23 @@ def _read_rest(
     reader: Reader, kept: NDArray[np.int64], layout: Layout, *, is_signed: bool
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Signs, and mantissas without their first digit."""
-    more = np.maximum(kept - 1, 0)
     signs, mantissas = np.zeros((2, kept.size), np.uint64)
-    for count in np.unique(more).tolist():
-        mine = more == count
-        rest = read_raw(reader, int(mine.sum()), count + is_signed)
+    for count, mine in _by_count(kept):
+        rest = read_raw(reader, mine.size, count + is_signed)
         signs[mine] = rest >> np.uint64(count)
         below = rest & np.uint64(2**count - 1)
         mantissas[mine] = below << np.uint64(layout.digits - 1 - count)
     return signs, mantissas
+
+
+def _by_count(kept: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """How many digits there are after the first that is kept, and the floats that have as many, in order."""
+    more = np.maximum(kept - 1, 0).astype(np.uint8)
+    order = np.argsort(more, kind="stable")  # which is a radix sort
+    bounds = np.append(0, np.cumsum(np.bincount(more)))
+    for count, (start, end) in enumerate(pairwise(bounds.tolist())):
+        if end > start:
+            yield count, order[start:end]
 
 
 def _surveyed(words: Words, layout: Layout) -> _Survey:
