@@ -18,6 +18,7 @@ from jpq_jax.artifact.stream import Reader, Writer
 _DICTIONARY, _INTEGERS, _FLOATS = range(3)
 _PARTS = {"complex64": np.dtype(np.float32), "complex128": np.dtype(np.float64)}
 _LARGEST = 8  # bytes of an element
+_FEW = 2  # distinct elements, such as the two zeros, for which nothing beats a dictionary
 
 
 def is_shorter(array: NDArray[Any]) -> bool:
@@ -67,7 +68,7 @@ def _ways(array: NDArray[Any]) -> list[Way]:
     distinct = dictionary.distinct_of(_ordered(array))
     if distinct is not None:
         ways.append(_in_dictionary)
-    if layout is not None and (distinct is None or distinct.size > 1):
+    if layout is not None and (distinct is None or distinct.size > _FEW):
         ways.append(_by_exponents)
     if array.dtype.kind in "iu" and array.itemsize > 1:
         ways.append(_as_integers)
