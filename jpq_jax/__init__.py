@@ -18,7 +18,10 @@ from jpq_jax.granularity import NofM as NofM
 from jpq_jax.plan import plan_leaves as plan_leaves
 from jpq_jax.policy.find import Policy as Policy
 from jpq_jax.policy.find import find_policy as find_policy
+from jpq_jax.post_training import SizeRange as SizeRange
+from jpq_jax.post_training import UnusedBudgetWarning as UnusedBudgetWarning
 from jpq_jax.post_training import compress as compress
+from jpq_jax.post_training import size_range as size_range
 from jpq_jax.projection.channelwise import channelwise as channelwise
 from jpq_jax.projection.clustering import clustering as clustering
 from jpq_jax.projection.joint import JointPlan as JointPlan
@@ -52,6 +55,7 @@ from jpq_jax.transforms.splitting import admm_to as admm_to
 from jpq_jax.transforms.splitting import has_converged as has_converged
 from jpq_jax.vocabulary import Budget as Budget
 from jpq_jax.vocabulary import Codes as Codes
+from jpq_jax.vocabulary import InfeasibleError as InfeasibleError
 from jpq_jax.vocabulary import LeafPlan as LeafPlan
 from jpq_jax.vocabulary import Treatment as Treatment
 from jpq_jax.vocabulary import dequantize as dequantize
@@ -72,6 +76,7 @@ __all__ = [
     "Codes",
     "Element",
     "FreezeState",
+    "InfeasibleError",
     "JointPlan",
     "LatentState",
     "LeafPlan",
@@ -82,8 +87,10 @@ __all__ = [
     "Residuals",
     "Shortened",
     "Shrunk",
+    "SizeRange",
     "SplitState",
     "Treatment",
+    "UnusedBudgetWarning",
     "__version__",
     "account",
     "admm",
@@ -115,6 +122,7 @@ __all__ = [
     "read_checkpoint",
     "recipe",
     "shrink",
+    "size_range",
     "validate",
     "write_safetensors",
 ]

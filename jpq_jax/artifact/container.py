@@ -93,7 +93,10 @@ def pack(
     least = fewest_bytes(claimed_elements(record.shape for record in records))
     body.append(bytes(max(least - _START - sum(map(len, body)), 0)))
     start = MAGIC + bytes([VERSION])
-    return Packed([start, _checksum(start, *body), *body], [size for block in coded for size in block.leaf_bytes])
+    return Packed(
+        [start, _checksum(start, *body), *body],
+        [size for block in coded for size in block.leaf_bytes],
+    )
 
 
 def unpack(data: bytes) -> Contents:

@@ -81,7 +81,7 @@ class Known(NamedTuple):
 
 def _same(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
     """Element by element; what is no number is the same as such."""
-    return (a == b) | ((a != a) & (b != b))  # noqa: PLR0124
+    return (a == b) | ((a != a) & (b != b))
 
 
 def constants(program: ClosedJaxpr, params: Sequence[Any]) -> dict[Var, Known]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +17,12 @@ from jpq_jax.artifact.lossless.fields import LAYOUTS
 from jpq_jax.artifact.stream import Reader, Writer
 
 _DICTIONARY, _INTEGERS, _FLOATS = range(3)
-_PARTS = {"complex64": np.dtype(np.float32), "complex128": np.dtype(np.float64)}
+_PARTS = {
+    "complex64": np.dtype(np.float32),
+    "complex128": np.dtype(np.float64),
+    "complex32": np.dtype(np.float16),
+    "bcomplex32": np.dtype(ml_dtypes.bfloat16),
+}
 _LARGEST = 8  # bytes of an element
 _FEW = 2  # distinct elements, such as the two zeros, for which nothing beats a dictionary
 

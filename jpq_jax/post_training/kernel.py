@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from jpq_jax.artifact.leaf import bits_of_codes, looked_up, native, parts_of
 from jpq_jax.plan import check_finite
-from jpq_jax.projection.binary_grid import rounded_to_binary_grid
+from jpq_jax.post_training.binary_grid import rounded_to_binary_grid
+from jpq_jax.post_training.magnitudes import Magnitudes, magnitudes_of
 from jpq_jax.projection.lines import BALANCE, MOST
-from jpq_jax.projection.magnitudes import Magnitudes, magnitudes_of
 from jpq_jax.projection.multiples import numbers_at
 from jpq_jax.vocabulary import LEVELS, MAX_BITS, Codes, dtype_name
 
@@ -29,7 +29,11 @@ _SMALLEST_UNIT = 2.0**-100  # below, XLA takes small weights for zeros
 _REACH = 100  # steps beyond which only a few weights may lie for 256 values to do
 _TAIL = 2**7  # weights of which one may lie there
 _OUTLIER = 512  # steps from which on a weight is a value of its own
-_INNER = (MOST, 96, 48)  # steps up to which all multiples are values, where the others must share some
+_INNER = (
+    MOST,
+    96,
+    48,
+)  # steps up to which all multiples are values, where the others must share some
 _SHARED = 0.1  # of the error of rounding to the step, what sharing values may add
 _MANTISSA = 24  # binary digits of a float32
 _SAMPLE = 2**12

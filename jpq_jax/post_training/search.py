@@ -1,4 +1,4 @@
-"""Post-training compression: any checkpoint into a file of so many bytes, without data."""
+"""The search of `compress`: for the price of a bit at which the file has the size."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from jpq_jax.artifact.record import Extras, fewest_bytes
 from jpq_jax.file_budget import Interval, largest_within
 from jpq_jax.names import module_and_kind
 from jpq_jax.plan import Where, as_plan, check_compresses
-from jpq_jax.projection.kernel import coded_at, kernel_of
+from jpq_jax.post_training.kernel import coded_at, kernel_of
 from jpq_jax.rounding import rounded
 from jpq_jax.vocabulary import Budget, InfeasibleError, LeafPlan, PyTree, Treatment
 
 _STRICTER = 16.0  # how much more an error of a stored leaf counts than one of a kernel, both relative to their own
 _USED = 0.98  # of a budget that is not exceeded and yet used
 _NEARLY = 1.25  # of a budget, an estimate of the lossless file above which it is not tried
+_TIGHT = 1 / 16  # of the arrays' bytes, a budget below which it is first seen whether zeros fit
 _APART = 8.0  # octaves from the median up to which a kernel's energy counts by its root
 _NEARLY_EXACT, _ALL_ZERO = 80.0, 8.0  # octaves of the price, relative to kernels of about one scale
 _MANTISSA = 24  # binary digits of a float32
@@ -175,10 +176,11 @@ class _Search:
     def run(self, nbytes: int) -> PyTree:
         if self.lossless_estimate() <= _NEARLY * nbytes and self.lossless_bytes() <= nbytes:
             return self.exact()
-        try:
-            found = largest_within(nbytes, self.codes_at, self.interval(nbytes), self.extras)
-        except InfeasibleError as error:
-            raise InfeasibleError(f"{error}; bit-exact it takes {self.lossless_bytes()}") from error
+        if self.is_tight(
+            nbytes
+        ):  # else an infeasible budget would show only at the end of the search
+            self.check_feasible(nbytes)
+        found = largest_within(nbytes, self.codes_at, self.interval(nbytes), self.extras)
         if found.nbytes < _USED * nbytes:
             if self.lossless_bytes() <= nbytes:
                 return self.exact()
@@ -227,6 +229,22 @@ class _Search:
         zeros = self.codes_at(2.0 ** self.interval(0).high)
         elements = sum(math.prod(leaf.shape) for leaf in self.leaves)
         return max(artifact.file_bytes(zeros, self.extras), fewest_bytes(elements))
+
+    def check_feasible(self, nbytes: int) -> None:
+        """Raises InfeasibleError for a budget that even zeros exceed."""
+        least = self.least_bytes()
+        if nbytes < least:
+            raise InfeasibleError(
+                f"got a budget of {nbytes} bytes, expected at least {least}, what a file of zeros takes with these names, "
+                f"shapes and stored leaves; bit-exact it takes {self.lossless_bytes()}"
+            )
+
+    def is_tight(self, nbytes: int) -> bool:
+        """Whether the budget might be infeasible: beside what is stored to the bit, little is left."""
+        exact = [not (p.compress or p.rounded) for p in self.plan]
+        sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in self.leaves]
+        stored = sum(size for size, is_exact in zip(sizes, exact, strict=True) if is_exact)
+        return nbytes < stored + _TIGHT * sum(sizes)
 
     def lossless_bytes(self) -> int:
         return artifact.file_bytes(self.exact(), self.extras)
