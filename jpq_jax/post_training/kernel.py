@@ -187,7 +187,7 @@ def _codes_with_tail(
     tail: _Tail,
     kernel: Kernel,
 ) -> Codes:
-    multiples = inner.astype(np.float32) * step
+    multiples = _multiples(inner, step)
     values = np.unique(np.concatenate([multiples, tail.weights]))
     inner_code = 1 + np.searchsorted(values, multiples)
     inside = np.where(np.abs(numbers) <= np.abs(inner).max(initial=0), numbers, np.int16(0))
@@ -200,7 +200,13 @@ def _codes_of_multiples(
     numbers: NDArray[np.int16], distinct: NDArray[np.int64], step: np.float32, dtype: str
 ) -> Codes:
     code = looked_up(_table(distinct, np.arange(1, 1 + distinct.size)), numbers)
-    return _codes(code, distinct.astype(np.float32) * step, dtype)
+    return _codes(code, _multiples(distinct, step), dtype)
+
+
+def _multiples(numbers: NDArray[np.int64], step: np.float32) -> NDArray[np.float32]:
+    """Infinite where float32 does not reach."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32) * step
 
 
 def _codes(code: NDArray[np.int16], values: NDArray[np.float32], dtype: str) -> Codes:
