@@ -73,6 +73,15 @@ def inner_error(kernel: np.ndarray, back: np.ndarray) -> float:
     return float(lost / whole) if whole else float(lost > 0)
 
 
+def value_bits(kernel: np.ndarray, nbytes: int) -> float:
+    """That a nonzero weight has of so many bytes, beside what says where the nonzeros are, and a few for the leaf."""
+    nonzeros = np.count_nonzero(kernel)
+    share = nonzeros / kernel.size
+    zeros = kernel.size - nonzeros
+    positions = -nonzeros * math.log2(share or 1) - zeros * math.log2((1 - share) or 1)
+    return max(8 * (nbytes - 16) - positions, 0) / max(nonzeros, 1)
+
+
 @pytest.mark.filterwarnings("ignore::jpq_jax.post_training.UnusedBudgetWarning")
 @settings(
     deadline=None,
@@ -102,7 +111,7 @@ def test_nothing_is_lost_in_silence(tree: dict[str, list[np.ndarray]], share: fl
     spent = []
     for i, (before, after) in enumerate(zip(tree["kernels"], back["kernels"], strict=True)):
         assert (after.dtype, after.shape) == (before.dtype, before.shape)
-        bits = 8 * sizes[f"kernels/{i}"] / max(np.count_nonzero(before), 1)
+        bits = value_bits(before, sizes[f"kernels/{i}"])
         assert inner_error(before, after) <= min(1.0, 2.0 ** (6 - 2 * (bits - 2))) + 1e-12
         if np.unique(before).size > 64 and not exact["kernels"][i]:
             spent.append(bits)

@@ -272,8 +272,8 @@ def called_back(h: jax.Array) -> jax.Array:
 
 
 @pytest.mark.parametrize("function", [printed, written, called_back])
-def test_what_has_an_effect_sees_all_channels(function: Any, capsys: Any):
-    apply, params = two_layers(lambda h, b: h + b, 0.0)
+def test_what_has_an_effect_sees_all_channels(function: Any):
+    _, params = two_layers(lambda h, b: h + b, 0.0)
 
     def watched(params: Any, x: jax.Array) -> jax.Array:
         hidden = function(x @ params["w1"] + params["b1"])

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]  # of an axis: the atom of each index
+Axes = tuple[Labels, ...]  # the labels of each axis of an array
 
 
 class Atoms:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from numpy.typing import NDArray
 
 from jpq_jax.removal.fixed import taken_by
-from jpq_jax.removal.labels import reshape_groups
+from jpq_jax.removal.known import Known, given, nothing, unknown
+from jpq_jax.removal.products import of_convolution, of_dot
 from jpq_jax.removal.program import (
     IDENTITIES,
     OVER_AXES,
@@ -29,67 +30,15 @@ from jpq_jax.removal.program import (
     is_elementwise,
     shape_of,
 )
-
-
-class Known(NamedTuple):
-    """Attributes:
-    shape: of the array.
-    is_known: bool, of as many axes, each of its length or of 1.
-    value: of the same shape; anything where it is not known.
-    """
-
-    shape: tuple[int, ...]
-    is_known: NDArray[np.bool_]
-    value: NDArray[Any]
-
-    @property
-    def whole(self) -> bool:
-        return bool(self.is_known.all())
-
-    def full(self, axes: Sequence[int]) -> Known:
-        """With these axes at their length."""
-        return self.to(
-            [self.shape[i] if i in axes else size for i, size in enumerate(self.is_known.shape)]
-        )
-
-    def to(self, shape: Sequence[int]) -> Known:
-        return self._replace(
-            is_known=np.broadcast_to(self.is_known, shape), value=np.broadcast_to(self.value, shape)
-        )
-
-    @property
-    def short(self) -> Known:
-        """With one index along axes on which nothing changes."""
-        known, value = self.is_known, self.value
-        for axis, size in enumerate(value.shape):
-            first = [x.take([0], axis) for x in (known, value)] if size > 1 else []
-            if first and (known == first[0]).all() and _same(value, first[1]).all():
-                known, value = first
-        return self._replace(is_known=known, value=value)
-
-    @property
-    def is_broken(self) -> NDArray[np.bool_]:
-        """Where it is infinite or no number, so that not even 0 times it is 0."""
-        if not jnp.issubdtype(self.value.dtype, jnp.inexact):
-            return np.zeros_like(self.is_known)
-        return self.is_known & ~np.isfinite(self.value)
-
-    @property
-    def is_zero(self) -> NDArray[np.bool_]:
-        return self.is_known & (self.value == 0)
-
-
-def _same(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
-    """Element by element; what is no number is the same as such."""
-    return (a == b) | ((a != a) & (b != b))
+from jpq_jax.removal.reshapes import reshape_groups
 
 
 def constants(program: ClosedJaxpr, params: Sequence[Any]) -> dict[Var, Known]:
     """Of every array, what is known of it, given the first operands."""
     jaxpr = program.jaxpr
-    known = {var: _given(value) for var, value in zip(jaxpr.invars, params, strict=False)}
+    known = {var: given(value) for var, value in zip(jaxpr.invars, params, strict=False)}
     known |= {var: unknown(shape_of(var)) for var in jaxpr.invars[len(params) :]}
-    known |= {var: _given(v) for var, v in zip(jaxpr.constvars, program.consts, strict=True)}
+    known |= {var: given(v) for var, v in zip(jaxpr.constvars, program.consts, strict=True)}
     # The caller may be traced; and what a model makes of numbers is its own affair.
     with jax.ensure_compile_time_eval(), np.errstate(all="ignore"):
         for eqn in jaxpr.eqns:
@@ -100,30 +49,12 @@ def constants(program: ClosedJaxpr, params: Sequence[Any]) -> dict[Var, Known]:
 
 
 def of(known: dict[Var, Known], atom: Var | Literal) -> Known:
-    return _given(atom.val) if isinstance(atom, Literal) else known[atom]
-
-
-def unknown(shape: tuple[int, ...]) -> Known:
-    ones = (1,) * len(shape)
-    return Known(shape, np.zeros(ones, bool), np.zeros(ones, np.float32))
-
-
-def _nothing(shape: tuple[int, ...]) -> Known:
-    """Of an array without elements."""
-    ones = (1,) * len(shape)
-    return Known(shape, np.ones(ones, bool), np.zeros(ones, np.float32))
-
-
-def _given(value: Any) -> Known:
-    if jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):  # a key of random numbers
-        return unknown(jnp.shape(value))
-    array = np.asarray(value)
-    return Known(array.shape, np.ones(array.shape, bool), array)
+    return given(atom.val) if isinstance(atom, Literal) else known[atom]
 
 
 def _outputs(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known]:
     if not any(math.prod(shape_of(var)) for var in eqn.outvars) and not eqn.effects:
-        return [_nothing(shape_of(var)) for var in eqn.outvars]
+        return [nothing(shape_of(var)) for var in eqn.outvars]
     found = None
     if not eqn.effects and all(map(_is_array, (*eqn.invars, *eqn.outvars))):
         found = _found(eqn, operands)
@@ -154,7 +85,7 @@ def _found(eqn: JaxprEqn, operands: Sequence[Known]) -> list[Known] | None:
             jnp.asarray(np.broadcast_to(o.value, o.shape), dtype_of(atom))
             for o, atom in zip(operands, eqn.invars, strict=True)
         ]
-        return [_given(value) for value in bind(eqn, values)]
+        return [given(value) for value in bind(eqn, values)]
     return _over_axes(eqn, operands) if name in OVER_AXES else None
 
 
@@ -305,6 +236,7 @@ def _iota(eqn: JaxprEqn, operands: Sequence[Known]) -> Known:
 
 
 def _update_slice(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
+    del eqn
     whole, update, *starts = operands
     if not all(start.whole for start in starts) or not math.prod(update.shape):
         return None
@@ -369,119 +301,6 @@ def _pool(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
     return Known(shape_of(eqn.outvars[0]), is_known, value)
 
 
-def _dot(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
-    """By weights that are known: one of both operands is."""
-    (left, right), (left_batch, _) = eqn.params["dimension_numbers"]
-    if all(o.whole and o.value.shape == o.shape for o in operands):
-        return None
-    if left_batch:
-        return _products(eqn, operands)
-    weights, data, of_weights, of_data, first = (
-        (operands[1], operands[0], right, left, False)
-        if operands[1].whole
-        else (operands[0], operands[1], left, right, True)
-    )
-    free = [i for i in range(len(data.shape)) if i not in of_data]
-    if not weights.whole or any(data.value.shape[i] > 1 for i in free):
-        return _products(eqn, operands)
-    matrix = np.moveaxis(
-        np.broadcast_to(weights.value, weights.shape), of_weights, range(len(of_weights))
-    )
-    data = data.full(of_data)
-    order = [*of_data, *free]
-    inputs = (np.transpose(x, order).reshape(-1) for x in (data.is_known, data.value))
-    of_free = [size for i, size in enumerate(weights.shape) if i not in of_weights]
-    found, value = summed(matrix.reshape(data.is_known.size, math.prod(of_free)), *inputs)
-    ones = [1] * len(free)
-    short = [*of_free, *ones] if first else [*ones, *of_free]
-    return Known(shape_of(eqn.outvars[0]), found.reshape(short), value.reshape(short))
-
-
-def _products(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
-    """Of any two arrays: known where all along the sum both are, or one is 0."""
-    if any(o.is_broken.any() for o in operands) or not any(o.is_known.any() for o in operands):
-        return None
-    left, right = operands
-    numbers = eqn.params["dimension_numbers"]
-    for axes in numbers:
-        for i, j in zip(*axes, strict=True):
-            if left.value.shape[i] != right.value.shape[j]:
-                left, right = left.full([i]), right.full([j])
-    [summed_left, _], both = numbers[0], (left, right)
-
-    def total(*parts: NDArray[Any]) -> NDArray[Any]:
-        dtype = jnp.result_type(jnp.float32, *parts)
-        terms = [jnp.asarray(part, dtype) for part in parts]
-        return np.asarray(lax.dot_general(*terms, numbers, precision="highest"))
-
-    some = total(*(~o.is_zero for o in both))
-    known = total(*(o.is_known & ~o.is_zero for o in both))
-    value = total(*(np.where(o.is_known, o.value, 0) for o in both))
-    times = math.prod(left.shape[i] for i in summed_left if left.value.shape[i] == 1)
-    return Known(shape_of(eqn.outvars[0]), some == known, value * times)
-
-
-def summed(
-    matrix: NDArray[Any], is_known: NDArray[np.bool_], value: NDArray[Any]
-) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-    """Which outputs are known of a product by a matrix [inputs, outputs], and their values."""
-    needs = (matrix != 0)[~is_known].any(axis=0)
-    factors = (np.where(is_known, value, 0), matrix)
-    dtype = np.complex128 if any(np.iscomplexobj(x) for x in factors) else np.float64
-    return ~needs, factors[0].astype(dtype) @ matrix.astype(dtype)
-
-
-def _convolution(eqn: JaxprEqn, operands: Sequence[Known]) -> Known | None:
-    image, kernel = operands
-    numbers, p = eqn.params["dimension_numbers"], eqn.params
-    feature, out = numbers.lhs_spec[1], numbers.out_spec[1]
-    if not kernel.whole or p["batch_group_count"] != 1:
-        return None
-    if any(size > 1 for i, size in enumerate(image.value.shape) if i != feature):
-        return None
-    image = image.full([feature])
-    is_known = image.is_known.reshape(-1)
-    if not is_uniform(eqn):
-        is_known = image.is_zero.reshape(-1)
-    taps = kernel_matrix(eqn, kernel)
-    groups = p["feature_group_count"]
-    inputs = [
-        x.reshape(groups, len(is_known) // groups) for x in (is_known, image.value.reshape(-1))
-    ]
-    # Its filters' places count by themselves for what is needed, and are added for the value.
-    needs = (taps != 0).any(axis=0)
-    parts = [
-        (summed(needs[g], known, value)[0], summed(taps.sum(axis=0)[g], known, value)[1])
-        for g, (known, value) in enumerate(zip(*inputs, strict=True))
-    ]
-    short = [1] * len(image.shape)
-    short[out] = -1
-    found = np.concatenate([found for found, _ in parts]).reshape(short)
-    value = np.concatenate([value for _, value in parts]).reshape(short)
-    return Known(shape_of(eqn.outvars[0]), found, value)
-
-
-def kernel_matrix(eqn: JaxprEqn, kernel: Known) -> NDArray[Any]:
-    """A convolution's kernel as [places of the filter, groups, inputs, outputs]."""
-    out, into, *_ = eqn.params["dimension_numbers"].rhs_spec
-    weights = np.broadcast_to(kernel.value, kernel.shape)
-    groups, inputs, outputs = (
-        eqn.params["feature_group_count"],
-        kernel.shape[into],
-        kernel.shape[out],
-    )
-    places = math.prod(kernel.shape[axis] for axis in eqn.params["dimension_numbers"].rhs_spec[2:])
-    last = np.moveaxis(weights, (into, out), (-2, -1))
-    last = last.reshape(places, inputs, groups, outputs // groups)
-    return np.moveaxis(last, 2, 1)
-
-
-def is_uniform(eqn: JaxprEqn) -> bool:
-    """Whether a convolution makes an image that is the same everywhere of one that is."""
-    padded = any(entry != (0, 0) for entry in eqn.params["padding"])
-    return not padded and all(step == 1 for step in eqn.params["lhs_dilation"])
-
-
 _RULES: dict[str, Callable[[JaxprEqn, Sequence[Known]], Known | None]] = {
     "broadcast_in_dim": _broadcast,
     "reshape": _reshape,
@@ -501,6 +320,6 @@ _RULES: dict[str, Callable[[JaxprEqn, Sequence[Known]], Known | None]] = {
     "dynamic_update_slice": _update_slice,
     **{f"scatter{how}": _scatter for how in ("", "-add", "-sub", "-mul", "-min", "-max")},
     "reduce_window_sum": _pool,
-    "dot_general": _dot,
-    "conv_general_dilated": _convolution,
+    "dot_general": of_dot,
+    "conv_general_dilated": of_convolution,
 }

@@ -17,9 +17,12 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from numpy.typing import NDArray
 
 from jpq_jax.removal.atoms import Labels
-from jpq_jax.removal.constants import Known, is_uniform, kernel_matrix, of
-from jpq_jax.removal.labels import Labelled, reshape_groups
+from jpq_jax.removal.constants import of
+from jpq_jax.removal.known import Known
+from jpq_jax.removal.labels import Labelled
+from jpq_jax.removal.products import is_uniform, kernel_matrix
 from jpq_jax.removal.program import dtype_of, shape_of
+from jpq_jax.removal.reshapes import reshape_groups
 
 
 class Bias(NamedTuple):
@@ -257,7 +260,8 @@ def _along(
     order = np.argsort(np.argsort(axes)).tolist()
     first, *others = (data.shape[axis] for axis in axes)
     is_zero = wide.is_zero.all(axis=rest).transpose(order).reshape(first, math.prod(others))
-    broken = wide.is_broken.any(axis=tuple(i for i in range(len(data.shape)) if i != axes[0]))
+    beside = tuple(i for i in range(len(data.shape)) if i != axes[0])
+    broken = np.asarray(wide.is_broken.any(axis=beside))
     same = all(wide.value.shape[i] == 1 for i in rest) and len(axes) == 1
     if not same or np.iscomplexobj(wide.value):
         return is_zero, np.full(len(is_zero), np.nan), broken

@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from jax.sharding import Sharding
 
-from jpq_jax.removal.atoms import Atoms, Labels, is_place, places
+from jpq_jax.removal.atoms import Atoms, Axes, Labels, is_place, places
 from jpq_jax.removal.fixed import Fixed, taken_by
 from jpq_jax.removal.program import (
     IDENTITIES,
@@ -23,8 +23,7 @@ from jpq_jax.removal.program import (
     is_elementwise,
     shape_of,
 )
-
-Axes = tuple[Labels, ...]  # the labels of each axis of an array
+from jpq_jax.removal.reshapes import Reshapes
 
 
 class Labelled(NamedTuple):
@@ -58,7 +57,8 @@ def label(program: ClosedJaxpr, params: int, choice: int = 0) -> Labelled:
         *outer, last = shape_of(var) or (0,)
         of[var] = (*map(places, outer), atoms.fresh(last)) if shape_of(var) else ()
         _hold(atoms, of[var], "comes with the input")
-    labeller = _Labeller(atoms, of, fixed, np.concatenate([places(0), *own]), choice)
+    reshapes = Reshapes(atoms, np.concatenate([places(0), *own]), choice)
+    labeller = _Labeller(atoms, of, fixed, reshapes)
     for eqn in jaxpr.eqns:
         fresh = fixed.makes(eqn)
         found = [_fresh(atoms, v) for v in eqn.outvars] if fresh else labeller.outputs(eqn)
@@ -69,7 +69,7 @@ def label(program: ClosedJaxpr, params: int, choice: int = 0) -> Labelled:
     for var in jaxpr.outvars:
         if isinstance(var, Var):
             _hold(atoms, of[var], "is put out")
-    return Labelled(atoms, of, fixed, labeller.choices)
+    return Labelled(atoms, of, fixed, reshapes.choices)
 
 
 def _fresh(atoms: Atoms, var: Var) -> Axes:
@@ -84,13 +84,8 @@ def _hold(atoms: Atoms, axes: Axes, why: str) -> None:
 class _Labeller:
     """The rules, by primitive."""
 
-    def __init__(
-        self, atoms: Atoms, of: dict[Var, Axes], fixed: Fixed, own: Labels, choice: int
-    ) -> None:
-        """own: the atoms of the params."""
-        self.atoms, self.of, self._fixed = atoms, of, fixed
-        self._own, self._choice = own, choice
-        self.choices = 1
+    def __init__(self, atoms: Atoms, of: dict[Var, Axes], fixed: Fixed, reshapes: Reshapes) -> None:
+        self.atoms, self.of, self._fixed, self._reshapes = atoms, of, fixed, reshapes
 
     def outputs(self, eqn: JaxprEqn) -> list[Axes]:
         operands = [self._axes(atom) for atom in eqn.invars]
@@ -149,7 +144,7 @@ class _Labeller:
             if len(labels) == shape[to]:
                 axes[to] = labels
             else:
-                self._leave(labels)
+                self._reshapes.leave(labels)
         return [tuple(axes)]
 
     def _reshape(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes] | None:
@@ -157,62 +152,7 @@ class _Labeller:
             return None
         if not math.prod(eqn.params["new_sizes"]):  # there is nothing whose indices these are
             return [_fresh(self.atoms, eqn.outvars[0])]
-        axes: list[Labels] = []
-        for before, after in reshape_groups(shape_of(eqn.invars[0]), eqn.params["new_sizes"]):
-            merged = self._merged([operands[0][axis] for axis in before])
-            sizes = [eqn.params["new_sizes"][axis] for axis in after]
-            axes += self._split(merged, sizes)
-        return [tuple(axes)]
-
-    def _merged(self, axes: list[Labels]) -> Labels:
-        """One axis of several: its atoms are those of one that may go, and the others stay."""
-        long = [i for i, labels in enumerate(axes) if len(labels) > 1]
-        for labels in axes:
-            if len(labels) == 1 and len(axes) > 1:
-                self._leave(labels)
-        if not long:
-            return axes[0] if len(axes) == 1 else places(1)
-        along = self._chosen([i for i in long if self._may_go(axes[i])] or long[-1:])
-        for i in long:
-            if i != along:
-                self.atoms.hold(axes[i], "is laid into one axis with others")
-        shape = [len(labels) if i == along else 1 for i, labels in enumerate(axes)]
-        whole = np.broadcast_to(axes[along].reshape(shape), [len(labels) for labels in axes])
-        return whole.reshape(-1)
-
-    def _split(self, labels: Labels, sizes: Sequence[int]) -> list[Labels]:
-        """Several axes of one: of one of them an index goes with all that it has along the others."""
-        if len(labels) == 1 and len(sizes) != 1:
-            self._leave(labels)
-            return [self.atoms.fresh(1) for _ in sizes]
-        long = [i for i, size in enumerate(sizes) if size > 1] or [0]
-        if len(long) == 1:
-            return [labels if [i] == long else self.atoms.fresh(1) for i in range(len(sizes))]
-        axes = [places(size) for size in sizes]
-        if self._may_go(labels):
-            roots = self.atoms.roots(labels).reshape(sizes)
-            alike = [i for i in long if (roots == _first_along(roots, i)).all()]
-            along = alike[0] if len(alike) == 1 else self._chosen(long)
-            self.atoms.tie(roots, np.broadcast_to(_first_along(roots, along), roots.shape))
-            axes[along] = _first_along(roots, along).reshape(-1)
-        elif not is_place(labels):
-            self.atoms.hold(labels, "is one axis of several in the program")
-        return axes
-
-    def _chosen(self, axes: Sequence[int]) -> int:
-        """Of axes of which one may lose indices."""
-        self.choices = max(self.choices, len(axes))
-        return axes[max(len(axes) - 1 - self._choice, 0)]
-
-    def _may_go(self, labels: Labels) -> bool:
-        """Whether any index is one of the params', and nothing holds it so far."""
-        roots = self.atoms.roots(labels)
-        own = np.isin(roots, self.atoms.roots(self._own))
-        return bool((own & ~self.atoms.is_held(roots)).any())
-
-    def _leave(self, labels: Labels) -> None:
-        """An axis of one index ends here, so that nothing else would tell that it is needed."""
-        self.atoms.hold(labels, "is taken by itself")
+        return [self._reshapes.axes(operands[0], eqn.params["new_sizes"])]
 
     def _transpose(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
         return [tuple(operands[0][axis] for axis in eqn.params["permutation"])]
@@ -220,7 +160,7 @@ class _Labeller:
     def _squeeze(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
         gone = eqn.params["dimensions"]
         for axis in gone:
-            self._leave(operands[0][axis])
+            self._reshapes.leave(operands[0][axis])
         return [tuple(labels for i, labels in enumerate(operands[0]) if i not in gone)]
 
     def _reverse(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
@@ -238,26 +178,25 @@ class _Labeller:
 
     def _slice_somewhere(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
         """Axes that are taken whole pass on."""
-        return self._take(eqn, operands) or [
-            self._whole_axes(operands[0], shape_of(eqn.outvars[0]), "is cut anywhere")
-        ]
-
-    def _whole_axes(self, axes: Axes, sizes: Sequence[int], why: str) -> Axes:
-        """Of a part of an array of so many indices."""
-        for labels, size in zip(axes, sizes, strict=True):
+        found = self._take(eqn, operands)
+        if found is not None:
+            return found
+        axes = []
+        for labels, size in zip(operands[0], shape_of(eqn.outvars[0]), strict=True):
             if len(labels) != size:
-                self.atoms.hold(labels, why)
-        pairs = zip(axes, sizes, strict=True)
-        return tuple(labels if len(labels) == size else places(size) for labels, size in pairs)
+                self.atoms.hold(labels, "is cut anywhere")
+            axes.append(labels if len(labels) == size else places(size))
+        return [tuple(axes)]
 
     def _update_slice(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes]:
         del eqn
         whole, update, *_ = operands
-        sizes = [len(labels) for labels in update]
-        for there, labels in zip(
-            self._whole_axes(whole, sizes, "is overwritten in part"), update, strict=True
-        ):
-            self.atoms.tie(there, labels)
+        for one, other in zip(whole, update, strict=True):
+            if len(one) == len(other):
+                self.atoms.tie(one, other)
+            else:
+                self.atoms.hold(one, "is overwritten in part")
+                self.atoms.hold(other, "is put anywhere")
         return [whole]
 
     def _scatter(self, eqn: JaxprEqn, operands: Sequence[Axes]) -> list[Axes] | None:
@@ -399,29 +338,6 @@ class _Labeller:
         for labels in indices:
             self.atoms.hold(labels, "is looked up by")
         return [tuple(axes)]
-
-
-def _first_along(grid: Labels, axis: int) -> Labels:
-    """The first of all others, for each index of an axis."""
-    at = tuple(slice(None) if i == axis else slice(1) for i in range(grid.ndim))
-    return grid[at]
-
-
-def reshape_groups(
-    before: Sequence[int], after: Sequence[int]
-) -> list[tuple[list[int], list[int]]]:
-    """Which axes become which: the shortest runs of axes with as many elements."""
-    groups, i, j = [], 0, 0
-    while i < len(before) or j < len(after):
-        old, new = [], []
-        size, other = 1, 1
-        while (not old and not new) or size != other:
-            if (size <= other and i < len(before)) or j == len(after):
-                old, size, i = [*old, i], size * before[i], i + 1
-            else:
-                new, other, j = [*new, j], other * after[j], j + 1
-        groups.append((old, new))
-    return groups
 
 
 _Rule = Callable[[_Labeller, JaxprEqn, Sequence[Axes]], "list[Axes] | None"]

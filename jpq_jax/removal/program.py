@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 _REDUCTIONS = ("and", "max", "min", "or", "prod", "sum", "xor")
@@ -233,7 +234,7 @@ def _branch(eqn: JaxprEqn, index: Any) -> int | None:
     branches, platforms = eqn.params["branches"], eqn.params.get("branches_platforms")
     if platforms:
         return _plainest(platforms)
-    if isinstance(index, jax.core.Tracer):
+    if isinstance(index, Tracer):
         return None
     return min(max(int(index), 0), len(branches) - 1)
 

@@ -13,8 +13,9 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Var
 from numpy.typing import NDArray
 
-from jpq_jax.removal.constants import Known, constants
+from jpq_jax.removal.constants import constants
 from jpq_jax.removal.dead import Dead, Lengths, find_dead
+from jpq_jax.removal.known import Known
 from jpq_jax.removal.labels import Labelled, label
 from jpq_jax.removal.program import flat_program
 from jpq_jax.removal.smaller import Keeps, keeps_of, run_smaller, taken
@@ -53,7 +54,7 @@ class Shrunk(NamedTuple):
     apply: (params, *inputs) -> what the model's function returns; for the smaller params, dense or codes, and inputs of any
       batch but an empty one. For inputs of other shapes than the example's it raises ValueError if other channels, or constants,
       came of them.
-      Rules for derivatives that the model's functions have of their own are not kept.
+      Rules for derivatives and for batches that the model's functions have of their own are not kept.
     report: the axes.
     kept: of each leaf by its path, for each axis, [length] bool: which indices are left.
     """
@@ -70,9 +71,13 @@ def shrink(
     """Takes pruned channels out of a model: its outputs stay what they are, to rounding.
 
     The function's own program tells which indices of which axes of the leaves go together (convolutions, plain, grouped and
-    depthwise, dense layers, norms, sums, concatenations, pools, elementwise functions), and what can be told of the values. A
-    channel goes if what comes after has no weight for it, or if it is the same whatever the input: 0, or a constant that a bias
+    depthwise, dense layers, attention, norms, sums, concatenations, pools, elementwise functions), and what can be told of the values.
+    A channel goes if what comes after has no weight for it, or if it is the same whatever the input: 0, or a constant that a bias
     behind the next sum takes up. What cannot be proved stays; the report says why.
+    Values are taken to be finite, but for those that are known: a channel that is 1 / 0 whatever the input stays.
+
+    Where a reshape makes several axes of one, as heads, or one of several, only one of them can lose indices: heads, or the channels of
+    all heads. For the whole model that choice is taken which leaves the fewest weights.
 
     Args:
       apply: a pure function (params, *inputs) -> outputs of dense params, as it is in use and not in training. Of an NNX
@@ -145,12 +150,12 @@ class _Smaller:
 
 class _Asked(NamedTuple):
     """Attributes:
-    count: of leaves.
+    leaves: how many there are.
     choice: as in `label`.
     lengths: of their axes.
     """
 
-    count: int
+    leaves: int
     choice: int
     lengths: Lengths
 
@@ -199,8 +204,8 @@ def _best(apply: Function, dense: PyTree, inputs: Any, lengths: Lengths) -> _Fou
 def _find(
     program: ClosedJaxpr, labelled: Labelled, known: dict[Var, Known], asked: _Asked
 ) -> _Found:
-    dead = find_dead(program, labelled, known, asked.count, asked.lengths)
-    roots = [labelled.roots(var) for var in program.jaxpr.invars[: asked.count]]
+    dead = find_dead(program, labelled, known, asked.leaves, asked.lengths)
+    roots = [labelled.roots(var) for var in program.jaxpr.invars[: asked.leaves]]
     return _Found(dead, roots, [keeps_of(axes, dead.is_dead) for axes in roots], asked)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from numpy.typing import NDArray
 
+from jpq_jax.removal.atoms import Axes
 from jpq_jax.removal.fixed import Fixed, Taken, taken_by
-from jpq_jax.removal.labels import Axes, Labelled
+from jpq_jax.removal.labels import Labelled
 from jpq_jax.removal.program import bind, dtype_of
 
 Keeps = tuple[NDArray[np.bool_], ...]  # of each axis, which indices stay
