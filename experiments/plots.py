@@ -121,3 +121,17 @@ def draw_frontier(series: dict[str, Sequence[Any]], title: str, path: Path) -> N
     axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def draw_sizes(checkpoints: dict[str, Any], path: Path) -> None:
+    """Writes a PNG: relative error over the share of the arrays' bytes, to where a checkpoint is exact."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, found in checkpoints.items():
+        rows = [row for row in found["rows"] if not row["exact"]]
+        shares = [100 * row["bytes"] / found["dense"] for row in rows]
+        [line] = axes.semilogy(shares, [row["distortion"] for row in rows], label=name)
+        axes.axvline(100 * found["lossless"] / found["dense"], color=line.get_color(), ls=":")
+    axes.set(xlabel="% of the arrays' bytes (dotted: bit-exact)", ylabel="relative squared error")
+    axes.legend()
+    figure.savefig(path, dpi=120)

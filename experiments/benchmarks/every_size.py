@@ -20,12 +20,14 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 import jpq_jax
+from experiments import plots
 from experiments.files import read_found, write_json
 from experiments.provenance import provenance
 from experiments.publish import RESULTS
 from jpq_jax.post_training import size_range
 
 SHARES = (2, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85, 90, 100)  # percent
+FIGURE = Path(__file__).parents[2] / "docs" / "sizes.png"
 _TOKENS, _WIDTH = 32_000, 256
 
 Tensors = dict[str, np.ndarray]
@@ -47,7 +49,8 @@ def embedding() -> np.ndarray:
     rng = np.random.default_rng(0)
     tokens = np.exp(0.4 * rng.standard_normal((_TOKENS, 1)))
     channels = np.exp(0.3 * rng.standard_normal(_WIDTH))
-    return (0.03 * tokens * channels * rng.standard_t(4, (_TOKENS, _WIDTH))).astype(np.float16)
+    return (0.03 * tokens * channels * rng.standard_t(4, (FIGURE = Path(__file__).parents[2] / "docs" / "sizes.png"
+_TOKENS, _WIDTH))).astype(np.float16)
 
 
 def _cast(tensor: np.ndarray, dtype: Any) -> np.ndarray:
@@ -118,7 +121,7 @@ def problems(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main(folder: tyro.conf.Positional[Path], only: str = "") -> int:
-    """Measures, prints what is unexpected, writes experiments/results/every_size.json; goes on where it was stopped.
+    """Measures, prints what is unexpected, writes experiments/results/every_size.json and docs/sizes.png; goes on where it was stopped.
 
     Args:
       folder: where the checkpoints are.
@@ -147,6 +150,8 @@ def main(folder: tyro.conf.Positional[Path], only: str = "") -> int:
         if not only:
             settings = {"shares": list(SHARES)}
             write_json(path, {"settings": settings, "found": found, **provenance()})
+    if not only:
+        plots.draw_sizes(found, FIGURE)
     return 0
 
 
