@@ -49,8 +49,7 @@ def embedding() -> np.ndarray:
     rng = np.random.default_rng(0)
     tokens = np.exp(0.4 * rng.standard_normal((_TOKENS, 1)))
     channels = np.exp(0.3 * rng.standard_normal(_WIDTH))
-    return (0.03 * tokens * channels * rng.standard_t(4, (FIGURE = Path(__file__).parents[2] / "docs" / "sizes.png"
-_TOKENS, _WIDTH))).astype(np.float16)
+    return (0.03 * tokens * channels * rng.standard_t(4, (_TOKENS, _WIDTH))).astype(np.float16)
 
 
 def _cast(tensor: np.ndarray, dtype: Any) -> np.ndarray:

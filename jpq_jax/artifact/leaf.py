@@ -58,7 +58,7 @@ def record_of(path: Path, leaf: Any) -> Record:
 def check_storable(name: str, dtype: Any) -> None:
     """Raises TypeError, naming the leaf, for a dtype that files do not hold."""
     if dtype.name not in DTYPES:
-        is_key = jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+        is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key)
         hint = "; `jax.random.key_data` gives a key's own array" if is_key else ""
         raise TypeError(
             f"leaf {name!r}: got dtype {dtype}, expected one of {', '.join(sorted(DTYPES))}{hint}"

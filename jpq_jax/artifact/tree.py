@@ -56,7 +56,7 @@ def build(leaves: Mapping[Path, Any], containers: Containers = NO_CONTAINERS) ->
     if () in places and len(places) == 1:
         return _copied(places[()])
     root = _Node()
-    nodes = {(): root}
+    nodes: dict[Path, _Node] = {(): root}
     for path, leaf in places.items():
         _insert(root, path, _copied(leaf), nodes)
     for path in containers.tuples:
