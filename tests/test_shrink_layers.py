@@ -319,6 +319,23 @@ def test_masks_lose_the_channels_of_what_they_mask():
     assert shrunk_shapes(apply, params, TOKENS) == {"w": (6, 4), "out": (4, 3)}
 
 
+@pytest.mark.parametrize("function", [jnp.log, jnp.reciprocal, lambda h: jnp.log(h) * 0])
+def test_what_is_infinite_at_0_stays_though_nothing_has_a_weight_for_it(function: Any):
+    """0 times infinity is no number, which the outputs show."""
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        return function(jnp.abs(x @ params["w1"])) @ params["w2"]
+
+    params = normal(w1=(6, 5), w2=(5, 3))
+    params["w1"] = without(params["w1"], 1, [2])
+    params["w2"] = without(params["w2"], 0, [2])
+    shrunk = jpq_jax.shrink(apply, params, TOKENS)
+    assert shrunk.kept["w1"][1][2]
+    assert np.isnan(apply(params, TOKENS)).all()
+    assert np.isnan(shrunk.apply(shrunk.params, TOKENS)).all()
+    assert "is infinite or no number, which reaches the outputs" in shrunk.report[0].stays
+
+
 # Of keys, random bits, memories and processes, not of channels.
 NOT_OF_CHANNELS = {
     "from_edtype",
