@@ -113,7 +113,7 @@ def test_nothing_is_lost_in_silence(tree: dict[str, list[np.ndarray]], share: fl
         assert (after.dtype, after.shape) == (before.dtype, before.shape)
         bits = value_bits(before, sizes[f"kernels/{i}"])
         assert inner_error(before, after) <= min(1.0, 2.0 ** (6 - 2 * (bits - 2))) + 1e-12
-        if np.unique(before).size > 64 and not exact["kernels"][i]:
+        if np.unique(before).size > 64 and before.dtype == np.float32:  # narrower ones end earlier
             spent.append(bits)
     assert max(spent, default=0) - min(spent, default=0) <= 10
 
