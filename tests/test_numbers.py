@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jpq_jax.artifact import living
 from jpq_jax.artifact import numbers as module
 from jpq_jax.artifact.activity import activity_of, sums_of
 from jpq_jax.artifact.numbers import read_numbers, write_numbers
@@ -44,7 +43,7 @@ def test_numbers_come_back(numbers: np.ndarray, below: int, above: int):
 def test_slabs_come_back_and_cost_little(monkeypatch: pytest.MonkeyPatch):
     numbers = rank_one(np.random.default_rng(0))
     whole = coded(numbers, -1, 1)
-    monkeypatch.setattr(living, "SLAB", 2**12)
+    monkeypatch.setattr(module, "SLAB", 2**12)
     assert coded(numbers, -1, 1) <= 1.02 * whole
 
 

@@ -195,10 +195,10 @@ def looked_up(table: NDArray[Any], indices: NDArray[np.integer]) -> NDArray[Any]
     return found
 
 
-def parts_of(x: NDArray[Any]) -> list[NDArray[Any]]:
+def parts_of(x: NDArray[Any], size: int = _PART) -> list[NDArray[Any]]:
     """An array's elements in order, so many at a time; views, if it is contiguous."""
     flat = x.reshape(-1)
-    return [flat[at : at + _PART] for at in range(0, flat.size, _PART)]
+    return [flat[at : at + size] for at in range(0, flat.size, size)]
 
 
 def _code_of(numbers: NDArray[np.int16]) -> NDArray[np.int16]:

@@ -9,14 +9,12 @@ from numpy.typing import NDArray
 
 from jpq_jax.artifact.activity import Activity, living_rows
 
-SLAB = 2**20  # elements that are looked at together
 
-
-def slabs(rows: int, columns: int) -> list[tuple[int, int]]:
-    """First and last row of each slab of a matrix."""
+def slabs(rows: int, columns: int, size: int) -> list[tuple[int, int]]:
+    """First and last row of each slab of a matrix, of that many elements at most, or of one row."""
     if not columns:
         return []
-    step = max(SLAB // columns, 1)
+    step = max(size // columns, 1)
     return [(at, min(at + step, rows)) for at in range(0, rows, step)]
 
 
@@ -29,8 +27,8 @@ class Living:
         self.columns = np.flatnonzero(activity.alive[-1])
         self._matrix = array.reshape(-1, array.shape[-1])
 
-    def slabs(self) -> list[tuple[int, int]]:
-        return slabs(self.rows.size, self.columns.size)
+    def slabs(self, size: int) -> list[tuple[int, int]]:
+        return slabs(self.rows.size, self.columns.size, size)
 
     def get(self, start: int, end: int) -> NDArray[Any]:
         """In one row."""

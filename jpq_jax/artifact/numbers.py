@@ -25,6 +25,7 @@ from jpq_jax.artifact.adaptive import DOUBLING, STEADY, SYMBOL, Learner, Pace
 from jpq_jax.artifact.living import Living
 from jpq_jax.artifact.stream import Reader, Writer
 
+SLAB = 2**20  # weights that are looked at together
 _PRIOR = 64  # symbols that the expectation of a class counts as much as
 _POINT = 30  # binary digits of fixed-point fractions
 
@@ -46,7 +47,7 @@ def write_numbers(writer: Writer, numbers: NDArray[np.integer], low: int, high: 
     write_activity(writer, activity)
     living = Living(numbers, activity)
     coder = _ClassCoder(activity, low, high, _PACES[kind])
-    for start, end in living.slabs():
+    for start, end in living.slabs(SLAB):
         order, bounds = coder.order(start, end)
         symbols = living.get(start, end)[order].astype(np.int32) - low
         for learner, first, last in coder.learners(bounds):
@@ -66,7 +67,7 @@ def read_numbers(reader: Reader, shape: tuple[int, ...], low: int, high: int) ->
     activity = read_activity(reader, numbers.shape)
     living = Living(numbers, activity)
     coder = _ClassCoder(activity, low, high, _PACES[kind])
-    for start, end in living.slabs():
+    for start, end in living.slabs(SLAB):
         order, bounds = coder.order(start, end)
         found = np.empty(order.size, np.int16)
         for learner, first, last in coder.learners(bounds):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from jpq_jax.artifact.lossless.floats import run_length
 
-_SLAB = 2**18  # weights that are rounded together
+_SLAB = 2**17  # weights that are rounded together
 
 
 def rounded_to_binary_grid(weights: NDArray[Any], step: float) -> NDArray[Any]:

@@ -13,6 +13,7 @@ _BINS = (
     2**12
 )  # of a float64's exponent and first digit: there, float32's subnormals have exponents, too
 _CUT = 51  # binary digits after these
+_PART = 2**17  # weights that are looked at together, as float64
 _FAR = 16  # half octaves above the median from which on a few weights are outliers
 _FEW = 64  # weights of which one may be an outlier
 
@@ -59,7 +60,7 @@ def bin_of(magnitude: float) -> int:
 def magnitudes_of(weights: NDArray[Any]) -> Magnitudes:
     """weights: finite."""
     counts, squares, largest = np.zeros(_BINS, np.int64), np.zeros(_BINS), 0.0
-    for part in parts_of(weights):
+    for part in parts_of(weights, _PART):
         size = np.abs(part.astype(np.float64))
         size = size[size > 0]
         bins = size.view(np.int64) >> _CUT

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from jpq_jax.artifact.activity import Activity, read_activity, rows_and_columns, write_activity
 from jpq_jax.artifact.adaptive import DOUBLING, STEADY, SYMBOL, Learner
-from jpq_jax.artifact.living import SLAB, Living
+from jpq_jax.artifact.living import Living
 from jpq_jax.artifact.lossless.fields import (
     Fields,
     Layout,
@@ -25,7 +25,7 @@ from jpq_jax.artifact.lossless.fields import (
     is_nonzero,
     words_of,
 )
-from jpq_jax.artifact.lossless.line_scales import entropy_bits, line_scales_of, sampled
+from jpq_jax.artifact.lossless.line_scales import SLAB, entropy_bits, line_scales_of, sampled
 from jpq_jax.artifact.stream import Reader, Writer, read_raw, read_signed, write_raw, write_signed
 
 RUNS = 256  # of floats that have a last digit of their own, at most
@@ -79,7 +79,7 @@ def write_floats_exactly(writer: Writer, words: Words, layout: Layout) -> None:
     write_signed(writer, low)
     writer.write_number(high - low)
     learner = _learner(high - low + 2, living)
-    for (start, end), scales in zip(living.slabs(), _scales(living, activity), strict=True):
+    for (start, end), scales in zip(living.slabs(SLAB), _scales(living, activity), strict=True):
         found = living.get(start, end).astype(np.uint64)
         some = np.flatnonzero(is_nonzero(found, layout))
         fields = fields_of(found[some], layout)
@@ -106,7 +106,7 @@ def read_floats_exactly(reader: Reader, shape: tuple[int, ...], layout: Layout) 
     if abs(low) > 2 * top or width > 4 * top:
         raise ValueError(f"floats of scales {low} to {low + width}, expected smaller ones")
     learner = _learner(width + 2, living)
-    for (start, end), scales in zip(living.slabs(), _scales(living, activity), strict=True):
+    for (start, end), scales in zip(living.slabs(SLAB), _scales(living, activity), strict=True):
         symbols = learner.read(reader, scales.size).astype(np.int64)
         some = np.flatnonzero(symbols)
         half_octaves = symbols[some] - 1 + low + scales[some]
@@ -227,14 +227,14 @@ def _read_digits(reader: Reader, size: int, layout: Layout) -> Digits:
 def _scales(living: Living, activity: Activity) -> Iterator[NDArray[np.int64]]:
     """Of each slab, what the lines say of each element's half octave."""
     rows, columns = rows_and_columns(activity)
-    for start, end in living.slabs():
+    for start, end in living.slabs(SLAB):
         yield (rows[start:end, None] + columns[None, :]).ravel().astype(np.int64)
 
 
 def _range(living: Living, activity: Activity, layout: Layout) -> tuple[int, int]:
     """Of the half octaves against what the lines say of them."""
     low, high = np.iinfo(np.int64).max, np.iinfo(np.int64).min
-    for (start, end), scales in zip(living.slabs(), _scales(living, activity), strict=True):
+    for (start, end), scales in zip(living.slabs(SLAB), _scales(living, activity), strict=True):
         found = living.get(start, end).astype(np.uint64)
         some = np.flatnonzero(is_nonzero(found, layout))
         relative = fields_of(found[some], layout).half_octaves(layout) - scales[some]

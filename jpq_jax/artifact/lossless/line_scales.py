@@ -9,6 +9,7 @@ from jpq_jax.artifact.activity import Activity
 from jpq_jax.artifact.living import slabs
 from jpq_jax.artifact.lossless.fields import Layout, Words, fields_of, is_nonzero
 
+SLAB = 2**17  # floats that are looked at together, in numbers of 64 bits
 _SAMPLE = 2**15
 _LINE_BITS = 24.0  # about what an axis takes besides the entropy of its lines' scales
 _WIDEST = 2**8 - 1  # of a line's scale, see `activity`
@@ -58,7 +59,7 @@ def _sums_of_scales(
     rows, columns = matrix.shape
     of_rows = np.zeros((2, rows), np.int64)
     of_columns = np.zeros((2, columns), np.int64)
-    for start, end in slabs(rows, columns):
+    for start, end in slabs(rows, columns, SLAB):
         part = matrix[start:end].astype(np.uint64)
         some = is_nonzero(part, layout)
         scales = np.zeros(part.shape, np.int64)
