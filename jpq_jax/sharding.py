@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 from jax.sharding import PartitionSpec
@@ -45,8 +45,9 @@ def _placed(
     return call
 
 
-def varying_axes(leaf: jax.Array) -> frozenset[str]:
-    """The manual axes over which a leaf differs from device to device, as far as its type says: not within `pmap`, nor with
+def varying_axes(leaf: Any) -> frozenset[str]:
+    """The manual axes along which a leaf differs from device to device, as far as its type says so: not within `pmap`, nor with
     `check_vma=False`.
     """
-    return jax.typeof(leaf).mat.varying
+    kind = getattr(jax.typeof(leaf), "manual_axis_type", None)
+    return frozenset() if kind is None else frozenset(kind.varying)

@@ -19,6 +19,7 @@ from jpq_jax.transforms.leaves import (
     check_every,
     check_strength,
     check_update,
+    check_whole,
     compressing_plan,
     differences,
     float_zeros,
@@ -107,6 +108,7 @@ def latent(
     ) -> tuple[PyTree, LatentState]:
         check_update("latent", updates, params)
         leaves = compressing_plan(params, where, planner)
+        check_whole("latent", leaves, params, updates)
         latents = with_compressed(params, leaves, jax.tree.leaves(state.latents))
         strength = value_at(pull, state.latent_count)
         gradients, weights, old = (
