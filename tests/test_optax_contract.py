@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 import pytest
 from compiled import THOROUGH
@@ -26,6 +27,9 @@ ALL_BITS = jpq_jax.Budget(bits=math.inf)
 MANY_BYTES = jpq_jax.Budget(nbytes=10_000)
 OPTIONS: dict[str, Any] = {"every": 50, "where": lambda path, leaf: True}
 RATE = 1e-3
+# What they take half a minute for each, in 30,000 steps; all with JPQ_THOROUGH.
+QUICK = ("latent_joint", "latent_pruning", "admm_to")
+HOLDING_ZEROS = ("mask_updates", "cluster_updates")
 TABLES = ("_MAIN_OPTIMIZERS_UNDER_TEST", "_ALL_OPTIMIZERS_UNDER_TEST")
 
 
@@ -149,20 +153,36 @@ def cases() -> Iterator[Any]:
         return
     for name, method in vars(tests).items():
         for case in getattr(method, "cases", []):
-            label = "-".join(name_of(value) for value in case.values() if value is not None)
+            if not (THOROUGH or is_quick(name, case)):
+                continue
+            label = "-".join(name_of(v) for v in case.values() if isinstance(v, str) or callable(v))
             yield pytest.param(
                 getattr(tests(), name), case, id=f"{name}-{label}", marks=marks(name, case)
             )
 
 
 def name_of(value: Any) -> str:
-    if isinstance(value, dict):
-        return ""
-    return getattr(value, "__name__", None) or str(value)
+    return getattr(value, "__name__", str(value))
+
+
+def is_quick(test: str, case: dict[str, Any]) -> bool:
+    """One case of each of their tests for each of ours; of the long ones, the hardest, for a few."""
+    if test == "test_optimizers":
+        return case["target"].__name__ == "_setup_rosenbrock" and case["opt_name"] in QUICK
+    if "wrap" in case:  # for wrappers, of which there are none in our table
+        return not case["wrap"]
+    return str(case.get("dtype", jnp.bfloat16)) in (str(jnp.bfloat16), "bfloat16")
 
 
 def marks(test: str, case: dict[str, Any]) -> list[pytest.MarkDecorator]:
-    del test, case
+    if test != "test_optimizers":
+        return []
+    target = case["target"].__name__
+    if case["opt_name"] in HOLDING_ZEROS and target != "_setup_parabola":
+        return [pytest.mark.skip(reason="the start is 0, and what is 0 at the start is held there")]
+    if case["opt_name"] == "latent_joint" and target == "_setup_rosenbrock":
+        reason = "between plans a weight takes the value that its bin had at the last one"
+        return [pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)]
     return []
 
 
