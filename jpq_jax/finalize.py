@@ -21,7 +21,8 @@ from jpq_jax.projection.sized import at_price
 from jpq_jax.projection.sized_plan import SizedPlan
 from jpq_jax.projection.sketching import Curvature
 from jpq_jax.transforms.leaves import floats
-from jpq_jax.vocabulary import Codes, PyTree, dtype_name, leaves_with_paths
+from jpq_jax.transforms.states import check_equal_in_clusters, check_projected, states_in
+from jpq_jax.vocabulary import Codes, PyTree, dequantize, dtype_name, leaves_with_paths
 
 _RANGE = 40.0  # octaves of the price of a bit, around that of a plan
 
@@ -40,7 +41,7 @@ def finalize(
 
     Args:
       params: the trained params.
-      state: the optimizer's state, whatever it is wrapped in.
+      state: the optimizer's state, whatever it is wrapped in, a TrainState or an `nnx.Optimizer` among others; of a single model.
       file: from the result to the tree that will be saved, where a budget is in bytes and there is more to save.
 
     Returns:
@@ -48,20 +49,18 @@ def finalize(
       arrays; with a budget in bytes, those that may lose digits are rounded. Traced, it is only about as large as a budget in bytes.
 
     Raises:
-      ValueError: no such state in `state`, one that does not fit the params or, unless traced, has seen no update,
-        by which there is no plan yet; weights that are not finite; or a budget in bytes that even zeros exceed.
+      ValueError: no such state in `state`, or one whose types are lost, or of several members in one; one that does not fit the
+        params or, unless traced, has seen no update, by which there is no plan yet; unless traced, params that are not what the latents
+        project to, or not equal within their clusters; weights that are not finite; or a budget in bytes that even zeros exceed.
     """
-    admm, planned = _of_kind(state, "AdmmState"), _planned(params, state)
-    clustered = _of_kind(state, "ClusterState")
-    if not admm and not planned and not clustered:
-        raise ValueError(
-            "finalize: found no state of admm, admm_to, latent, project_params, freeze_shares or cluster_updates in the optimizer's, expected one"
-        )
+    states = states_in(state)
+    planned = _planned(params, states)
     published: dict[str, Any] = {}
-    for cluster_state in clustered:
-        leaves = _fitting(params, cluster_state.cluster_of)
-        published |= _coded(leaves, _of_clusters, list(_named(cluster_state.cluster_of).values()))
-    for admm_state in admm:
+    # Within `latent` the clusters are those of the latents.
+    covered = {path for part in planned for path in part.leaves}
+    for cluster_state in states["ClusterState"]:
+        published |= _clustered(params, cluster_state.cluster_of, covered)
+    for admm_state in states["AdmmState"]:
         leaves = _fitting(params, admm_state.target)
         published |= _coded(leaves, _project, admm_state.leaf_bits, admm_state.bit_budget)
 
@@ -81,6 +80,15 @@ def finalize(
     return codes_at(largest_within(nbytes, lambda price: of_file(codes_at(price)), prices).price)
 
 
+def _clustered(params: PyTree, cluster_of: PyTree, covered: set[str]) -> dict[str, Any]:
+    """Codes of the leaves that are not covered by a plan."""
+    clusters = {path: of for path, of in _named(cluster_of).items() if path not in covered}
+    leaves = {path: leaf for path, leaf in _fitting(params, cluster_of).items() if path in clusters}
+    coded = _coded(leaves, _of_clusters, list(clusters.values()))
+    check_equal_in_clusters(leaves, [dequantize(codes) for codes in coded.values()])
+    return coded
+
+
 class _Part(NamedTuple):
     """Attributes:
     leaves: weights by path.
@@ -95,24 +103,27 @@ class _Part(NamedTuple):
     dtypes: tuple[str, ...] | None = None
 
 
-def _planned(params: PyTree, state: Any) -> list[_Part]:
+def _planned(params: PyTree, states: dict[str, list[Any]]) -> list[_Part]:
     parts = []
-    for latent_state in _of_kind(state, "LatentState"):
+    for latent_state in states["LatentState"]:
         _check_planned(latent_state.latent_count)
-        dtypes = _dtypes(_fitting(params, latent_state.latents))
+        found, latents = _fitting(params, latent_state.latents), _named(latent_state.latents)
         costs = latent_state.latent_curvature
         costs = None if costs is None else list(_named(costs).values())
         plan = _plain(latent_state.latent_plan)
-        parts.append(_Part(_named(latent_state.latents), plan, costs, dtypes))
-    for project_state in _of_kind(state, "ProjectState"):
+        for path, leaf in (*latents.items(), *found.items()):
+            check_finite(path, leaf)
+        check_projected(found, list(latents.values()), plan, costs)
+        parts.append(_Part(latents, plan, costs, _dtypes(found)))
+    for project_state in states["ProjectState"]:
         _check_planned(project_state.project_count)
         leaves = _fitting(params, project_state.project_leaves, of_shape=False)
         parts.append(_Part(leaves, _plain(project_state.project_plan), None))
-    for split_state in _of_kind(state, "SplitState"):
+    for split_state in states["SplitState"]:
         _check_planned(split_state.split_count)
         leaves = _fitting(params, split_state.split_target)
         parts.append(_Part(leaves, _plain(split_state.split_plan), None))
-    for freeze_state in _of_kind(state, "FreezeState"):
+    for freeze_state in states["FreezeState"]:
         _check_planned(freeze_state.freeze_count)
         leaves = _fitting(params, freeze_state.frozen)
         parts.append(_Part(leaves, _plain(freeze_state.freeze_plan), None))
@@ -134,10 +145,6 @@ def _at(part: _Part, price: float) -> Any:
 @jax.jit
 def _at_price(plan: SizedPlan, leaves: list[jax.Array], octaves: jax.Array) -> SizedPlan:
     return at_price(plan, floats(leaves), octaves)
-
-
-def _of_kind(state: Any, name: str) -> list[Any]:
-    return [value for _, value in optax.tree.get_all_with_path(state, name)]
 
 
 def _check_planned(count: jax.Array) -> None:

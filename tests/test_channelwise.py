@@ -24,10 +24,10 @@ def codes_by(bits: Any, w: Any) -> jpq_jax.Codes:
     planner = jpq_jax.channelwise({"kernel": bits})
     optimizer = jpq_jax.latent(optax.sgd(0.1), planner)
     params = {"kernel": jnp.asarray(w)}
-    _, state = optimizer.update(
-        jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
-    )
-    return jpq_jax.validate(jpq_jax.finalize(params, state))["kernel"]
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, state = optimizer.update(zeros, optimizer.init(params), params)
+    reached = optax.apply_updates(params, updates)
+    return jpq_jax.validate(jpq_jax.finalize(reached, state))["kernel"]
 
 
 def least_error(w: np.ndarray, bits: int) -> float:

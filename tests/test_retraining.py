@@ -58,6 +58,59 @@ def test_a_pruned_weight_never_revives() -> None:
     assert int(jnp.sum(unmasked["kernel"] != 0)) > int(jnp.sum(kernel != 0))
 
 
+THROUGH_ZERO = {
+    "on the way": (jnp.float32, [1.0, 0.0, -1.0, 3.0], -0.5),
+    "in bfloat16": (jnp.bfloat16, [1.0, 0.0, 0.25, -8.0], -0.25),
+    "by underflow": (jnp.float16, [6e-8, 0.0, -6e-8, 1.0], -3e-8),  # 6e-8 is the least there is
+}
+
+
+@pytest.mark.parametrize(("dtype", "weights", "step"), THROUGH_ZERO.values(), ids=THROUGH_ZERO)
+@pytest.mark.parametrize("name", ["mask_updates", "cluster_updates"])
+def test_a_weight_that_passes_through_zero_goes_on(
+    name: str, dtype: Any, weights: list[float], step: float
+) -> None:
+    """By the support that `init` saw."""
+    start = jnp.asarray([weights], dtype)
+    optimizer = getattr(jpq_jax, name)()
+    params: Any = {"kernel": start, "bias": jnp.zeros(4, dtype)}
+    steps = jax.tree.map(lambda p: jnp.full(p.shape, step, dtype), params)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    met_zero = jnp.zeros(start.shape, bool)
+    for _ in range(9):
+        updates, state = update(steps, state, params)
+        params = optax.apply_updates(params, updates)
+        met_zero |= (params["kernel"] == 0) & (start != 0)
+    assert bool(jnp.any(met_zero))
+    nonzero = np.asarray(start) != 0
+    np.testing.assert_array_equal(np.asarray(updates["kernel"]) != 0, nonzero & (dtype(step) != 0))
+    np.testing.assert_array_equal(np.asarray(params["kernel"])[~nonzero], 0)
+    assert np.all(np.asarray(params["bias"], np.float32) <= 0)
+
+
+def test_a_mask_takes_a_byte_for_each_weight_and_lies_as_they_do() -> None:
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        placed = NamedSharding(mesh, P("x", None))
+        spread = {"kernel": jax.device_put(jnp.eye(16), placed), "bias": jnp.ones(4)}
+        state = jax.jit(jpq_jax.mask_updates().init)(spread)
+    assert state.support["kernel"].dtype == bool
+    assert state.support["kernel"].sharding == placed
+    assert isinstance(state.support["bias"], optax.MaskedNode)
+
+
+def test_a_mask_is_saved_with_the_state() -> None:
+    """Restored into the shapes of a fresh one, after weights have met zero."""
+    optimizer = jpq_jax.mask_updates()
+    params = {"kernel": jnp.asarray([[1.0, 0.0]])}
+    state = optimizer.init(params)
+    zeros = {"kernel": jnp.zeros((1, 2))}
+    shapes = jax.eval_shape(optimizer.init, zeros)
+    again = jax.tree.unflatten(jax.tree.structure(shapes), jax.tree.leaves(state))
+    updates, _ = optimizer.update({"kernel": jnp.ones((1, 2))}, again, zeros)
+    np.testing.assert_array_equal(updates["kernel"], [[1, 0]])
+
+
 def test_weights_of_a_cluster_stay_equal_to_the_bit() -> None:
     kernel = sparse(2)
     sgd = optax.sgd(0.02, momentum=0.9)

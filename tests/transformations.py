@@ -151,8 +151,22 @@ TABLE = [
         "split_dual",
         counted="weights",
     ),
-    Row("freeze-shares", frozen, {"every": 2}, "last", budgeted=False),
-    Row("mask-updates", jpq_jax.mask_updates, {}, "last", budgeted=False),
-    Row("cluster-updates", jpq_jax.cluster_updates, {}, "last", budgeted=False),
+    Row("freeze-shares", frozen, {"every": 2}, "last", of_params="frozen", budgeted=False),
+    Row(
+        "mask-updates",
+        jpq_jax.mask_updates,
+        {},
+        "last",
+        of_params="support",
+        budgeted=False,
+    ),
+    Row(
+        "cluster-updates",
+        jpq_jax.cluster_updates,
+        {},
+        "last",
+        of_params="cluster_of",
+        budgeted=False,
+    ),
 ]
 ROWS = {row.name: row for row in TABLE}

@@ -28,6 +28,7 @@ from jpq_jax.transforms.leaves import (
     check_every,
     check_strength,
     check_update,
+    check_whole,
     differences,
     float_zeros,
     floats,
@@ -125,6 +126,7 @@ def admm(
         del extra_args
         check_update("admm", updates, params)
         plan = plan_leaves(params, where)
+        check_whole("admm", plan, params, updates)
         capacity(budget, params, plan)  # raises if there is nothing to compress
         old, steps = compressed_leaves(params, plan), compressed_leaves(updates, plan)
         count, target, dual = state.admm_count, floats(state.target), floats(state.dual)

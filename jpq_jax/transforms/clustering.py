@@ -12,7 +12,7 @@ from jax import lax
 
 from jpq_jax.plan import Where, check_finite, compressed_leaves, plan_leaves, with_compressed
 from jpq_jax.sharding import lying_like, replicated
-from jpq_jax.transforms.leaves import check_update, compressing_plan, where_compressed
+from jpq_jax.transforms.leaves import check_update, check_whole, compressing_plan, where_compressed
 from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, LeafPlan, PyTree
 
 _TOGETHER = (
@@ -45,6 +45,7 @@ def cluster_updates(*, where: Where = None) -> optax.GradientTransformationExtra
 
     def init(params: PyTree) -> ClusterState:
         plan = compressing_plan(params, where)
+        check_whole("cluster_updates", plan, params)
         clusters = iter([_clusters(*leaf) for leaf in _named(params, plan)])
         return ClusterState(where_compressed(lambda _: next(clusters), params, plan))
 
@@ -54,6 +55,7 @@ def cluster_updates(*, where: Where = None) -> optax.GradientTransformationExtra
         del extra_args
         check_update("cluster_updates", updates, params)
         plan = plan_leaves(params, where)
+        check_whole("cluster_updates", plan, params, updates)
         pairs = zip(
             compressed_leaves(updates, plan), jax.tree.leaves(state.cluster_of), strict=True
         )

@@ -16,6 +16,7 @@ from jpq_jax.projection.planner import Planner
 from jpq_jax.transforms.leaves import (
     check_every,
     check_update,
+    check_whole,
     compressing_plan,
     differences,
     floats,
@@ -80,6 +81,7 @@ def freeze_shares(
         del extra_args
         check_update("freeze_shares", updates, params)
         leaves = compressing_plan(params, where, planner)
+        check_whole("freeze_shares", leaves, params, updates)
         old, steps = compressed_leaves(params, leaves), compressed_leaves(updates, leaves)
         weights, count = floats(old), state.freeze_count
         plan = lax.cond(

@@ -19,6 +19,7 @@ from jpq_jax.transforms.leaves import (
     check_every,
     check_strength,
     check_update,
+    check_whole,
     compressing_plan,
     differences,
     float_zeros,
@@ -70,6 +71,11 @@ def latent(
     budget; `finalize` is always within the whole budget. The params of `init` are the first latents. The model need
     not know: its params hold Q, and the inner optimizer is shown W, so that weight decay acts on the latents.
 
+    It is the outermost of what moves params: `latent(schedule_free(optimizer), planner)`, not the other way round, as the
+    latents would be left behind; `finalize` notices. Lookahead, whose params are two copies, does not fit inside:
+    there, `project_params` does. Within `shard_map` params and averaged gradients are the same on all devices, and so are
+    the decisions; leaves that vary are an error, where JAX keeps track of them (`check_vma=True`).
+
     Args:
       inner: the optimizer; complete, with its learning rate.
       planner: makes the plan P, such as `joint(budget)`.
@@ -84,7 +90,8 @@ def latent(
       `optax.inject_hyperparams`, name `planner`, `where`, `every` and `curvature` in its `static_args`.
 
     Raises:
-      ValueError: an option out of range; in `init`, nothing to compress; in `update`, updates that do not fit the params.
+      ValueError: an option out of range; in `init`, nothing to compress; in `update`, updates that do not fit the params, or
+        leaves that vary over manual axes.
     """
     check_every("latent", every)
     check_strength("latent", "pull", pull)
@@ -107,6 +114,7 @@ def latent(
     ) -> tuple[PyTree, LatentState]:
         check_update("latent", updates, params)
         leaves = compressing_plan(params, where, planner)
+        check_whole("latent", leaves, params, updates)
         latents = with_compressed(params, leaves, jax.tree.leaves(state.latents))
         strength = value_at(pull, state.latent_count)
         gradients, weights, old = (

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jpq_jax.plan import Where, check_compresses, plan_leaves, with_rounded
+from jpq_jax.plan import Where, check_compresses, compressed_leaves, plan_leaves, with_rounded
 from jpq_jax.projection.planner import Planner
+from jpq_jax.sharding import varying_axes
 from jpq_jax.vocabulary import LeafPlan, PyTree, leaves_with_paths
 
 
@@ -103,6 +104,22 @@ def check_update(name: str, updates: PyTree, params: PyTree | None) -> None:
     if got != expected:
         paths = [path for path, _ in leaves_with_paths(params)]
         raise ValueError(f"{name}: got updates of shapes {got}, expected {expected} for {paths}")
+
+
+def check_whole(name: str, plan: Sequence[LeafPlan], *trees: PyTree) -> None:
+    """Raises ValueError, naming the leaf, if a compressed leaf of the params or updates differs between the devices of
+    `shard_map`: each would decide by itself, and spend a budget of its own.
+    """
+    paths = [p.path for p in planned_leaves(plan)]
+    for tree in trees:
+        for path, leaf in zip(paths, compressed_leaves(tree, plan), strict=True):
+            axes = sorted(varying_axes(leaf))
+            if axes:
+                raise ValueError(
+                    f"{name}: leaf {path!r}: got params or updates that vary over the manual axes {axes}, expected "
+                    "the same on all devices: average the gradients by `jax.lax.pmean`. A leaf that is sharded is "
+                    "compressed under `jax.jit`, outside `shard_map`"
+                )
 
 
 def differences(

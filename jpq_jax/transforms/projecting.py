@@ -17,6 +17,7 @@ from jpq_jax.projection.planner import Planner, planned
 from jpq_jax.transforms.leaves import (
     check_every,
     check_update,
+    check_whole,
     compressing_plan,
     differences,
     planned_leaves,
@@ -77,6 +78,7 @@ def project_params(
         del extra_args
         check_update("project_params", updates, params)
         leaves = compressing_plan(params, where, planner)
+        check_whole("project_params", leaves, params, updates)
         old, steps = compressed_leaves(params, leaves), compressed_leaves(updates, leaves)
         count = state.project_count
         weights = [

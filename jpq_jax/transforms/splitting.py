@@ -21,6 +21,7 @@ from jpq_jax.transforms.leaves import (
     check_every,
     check_strength,
     check_update,
+    check_whole,
     compressing_plan,
     differences,
     float_zeros,
@@ -138,6 +139,7 @@ def admm_to(
         del extra_args
         check_update("admm_to", updates, params)
         leaves = compressing_plan(params, where, planner)
+        check_whole("admm_to", leaves, params, updates)
         old, steps = compressed_leaves(params, leaves), compressed_leaves(updates, leaves)
         count = state.split_count
         strength = jnp.asarray(value_at(rho, count), jnp.float32)
