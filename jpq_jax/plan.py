@@ -17,6 +17,7 @@ from jpq_jax.granularity import check_fits
 from jpq_jax.names import module_and_kind
 from jpq_jax.vocabulary import (
     MAX_BITS,
+    NOT_IN_JAX,
     Budget,
     LeafPlan,
     PyTree,
@@ -38,6 +39,9 @@ _NOT_KERNELS = frozenset(  # of Flax, PyTorch, Keras and Haiku
         *("beta", "gamma", "moving_mean", "moving_variance", "offset"),
     }
 )
+_COMPUTED = frozenset(
+    name for name in dir(jnp) if name.startswith(("float", "bfloat"))
+)  # names of floating dtypes, and of others
 _MAX_TOTAL_BITS = 2**32 - 1  # budgets are counted in uint32 on the device
 _NOT_BYTES = (
     "got Budget(nbytes=...), expected ratio or bits: the method counts bits x nonzeros, which does not say how "
@@ -88,14 +92,15 @@ def _is_predicate(where: Where) -> TypeGuard[Callable[[str, Any], bool]]:
 
 def _default_plan(path: str, leaf: Any) -> LeafPlan:
     compress, why = _default_rule(path, leaf)
-    is_rounded = not compress and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+    is_rounded = not compress and why_not_compressible(leaf.dtype) is None
     return LeafPlan(path, compress, why, rounded=is_rounded)
 
 
 def _default_rule(path: str, leaf: Any) -> tuple[bool, str]:
     _, name = module_and_kind(path)
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return False, f"{leaf.dtype}, not floating"
+    why_not = why_not_compressible(leaf.dtype)
+    if why_not is not None:
+        return False, why_not
     if len(leaf.shape) < 2:
         return False, "1 axis" if leaf.shape else "a scalar"
     if name in _NOT_KERNELS:
@@ -103,6 +108,19 @@ def _default_rule(path: str, leaf: Any) -> tuple[bool, str]:
     if math.prod(leaf.shape) == 0:
         return False, "empty"
     return True, "kernel"
+
+
+def why_not_compressible(dtype: Any) -> str | None:
+    """Why weights of a dtype can only be stored; None if they can be pruned and quantized."""
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return f"{dtype}, a PRNG key"
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return f"{dtype}, not floating"
+    if dtype.name in NOT_IN_JAX or dtype.name not in _COMPUTED:
+        return f"{dtype}, with which JAX does not compute"
+    if np.zeros((), dtype).astype(np.float32) != 0:
+        return f"{dtype}, which has no zero"
+    return None
 
 
 def _choice(value: Any) -> Treatment | bool:
@@ -120,9 +138,10 @@ def _chosen(
         if not isinstance(treatment, Treatment):
             plan.append(LeafPlan(path, False, by))
             continue
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        why_not = why_not_compressible(leaf.dtype)
+        if why_not is not None:
             raise ValueError(
-                f"leaf {path!r}: got dtype {leaf.dtype}, expected a floating dtype: {by} selects it"
+                f"leaf {path!r}: got dtype {why_not}, expected a floating dtype: {by} selects it"
             )
         if treatment != Treatment() and not math.prod(leaf.shape):
             raise ValueError(
@@ -209,7 +228,15 @@ def as_plan(params: PyTree, plan: Where | Sequence[LeafPlan]) -> list[LeafPlan]:
 
 def compressed_leaves(params: PyTree, plan: Sequence[LeafPlan]) -> list[Any]:
     """The leaves that the plan compresses, in order."""
-    return [leaf for leaf, p in zip(jax.tree.leaves(params), plan, strict=True) if p.compress]
+    leaves = zip(jax.tree.leaves(params), plan, strict=True)
+    return [in_native_order(leaf) for leaf, p in leaves if p.compress]
+
+
+def in_native_order(leaf: Any) -> Any:
+    """A leaf as JAX can take it: a compiled function of JAX that has run before reads a foreign byte order as its own."""
+    if isinstance(leaf, np.ndarray) and not leaf.dtype.isnative:
+        return leaf.astype(leaf.dtype.newbyteorder("="))
+    return leaf
 
 
 def with_compressed(params: PyTree, plan: Sequence[LeafPlan], new: Sequence[Any]) -> PyTree:

@@ -21,6 +21,10 @@ from jpq_jax.sharding import lying_like
 
 MAX_BITS = 8
 LEVELS = 2**MAX_BITS + 1  # of a codebook: zero, then at most 2**MAX_BITS nonzero values
+# Dtypes that NumPy and files have. `jax.dtypes.canonicalize_dtype` lets some of them through, and the transfer fails.
+NOT_IN_JAX = frozenset(
+    ("float6_e2m3fn", "float6_e3m2fn", "float8_e5m3fnu", "int1", "uint1", "complex32", "bcomplex32")
+)
 CODE_DTYPE = jnp.int16  # the smallest that holds LEVELS
 
 PyTree = Any

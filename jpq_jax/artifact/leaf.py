@@ -23,12 +23,8 @@ from jpq_jax.artifact.numbers import read_numbers, write_numbers
 from jpq_jax.artifact.record import DTYPES, Form, Path, Record, path_name
 from jpq_jax.artifact.stream import Reader, Writer, uniform
 from jpq_jax.artifact.values import read_values, values_of, write_values
-from jpq_jax.vocabulary import MAX_BITS, Codes, is_codes
+from jpq_jax.vocabulary import MAX_BITS, NOT_IN_JAX, Codes, is_codes
 
-# Dtypes that files and NumPy have: `canonicalize_dtype` lets some of them through, and the transfer fails.
-_NOT_IN_JAX = frozenset(
-    ("float6_e2m3fn", "float6_e3m2fn", "float8_e5m3fnu", "int1", "uint1", "complex32", "bcomplex32")
-)
 _NO_CODE = -1
 _SMALL = 2**14  # elements
 _PART = 2**20  # codes that are looked at together
@@ -103,7 +99,7 @@ def unnamed_array(dtype_name: str, shape: tuple[int, ...], data: bytes) -> jax.A
 
 def _held(array: NDArray[Any]) -> jax.Array | NDArray[Any]:
     """As JAX's, unless JAX would round it without x64, or has not its dtype; such arrays stay NumPy's."""
-    is_held = array.dtype.name not in _NOT_IN_JAX
+    is_held = array.dtype.name not in NOT_IN_JAX
     is_held = is_held and jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype
     return jnp.asarray(array) if is_held else array
 

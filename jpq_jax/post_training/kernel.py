@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpq_jax.artifact.leaf import bits_of_codes, looked_up, native, parts_of
-from jpq_jax.plan import check_finite
+from jpq_jax.plan import check_finite, in_native_order
 from jpq_jax.post_training.binary_grid import rounded_to_binary_grid
 from jpq_jax.post_training.magnitudes import Magnitudes, magnitudes_of
 from jpq_jax.projection.lines import BALANCE, MOST
@@ -64,7 +64,8 @@ def kernel_of(path: str, leaf: Any, outputs: int) -> Kernel:
     weights = native(leaf)
     check_finite(path, weights)
     dtype = dtype_name(leaf)
-    return Kernel(leaf, magnitudes_of(weights), dtype, outputs, _exact(weights, dtype))
+    known = magnitudes_of(weights)
+    return Kernel(in_native_order(leaf), known, dtype, outputs, _exact(weights, dtype))
 
 
 def coded_at(kernel: Kernel, multiplier: float) -> Codes | NDArray[Any]:
