@@ -161,7 +161,8 @@ class Codes:
 
 def dtype_name(leaf: Any) -> str:
     """The dtype that JAX gives the leaf's weights: float32 for a NumPy float64, unless x64 is enabled."""
-    return jax.dtypes.canonicalize_dtype(leaf.dtype).name
+    native = np.dtype(leaf.dtype.name)  # whatever the byte order
+    return jax.dtypes.canonicalize_dtype(native).name
 
 
 def is_codes(leaf: Any) -> bool:

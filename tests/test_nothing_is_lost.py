@@ -117,7 +117,9 @@ def test_nothing_is_lost_in_silence(tree: dict[str, list[np.ndarray]], share: fl
         assert inner_error(before, after) <= min(1.0, 2.0 ** (6 - 2 * (bits - 2))) + 1e-12
         if np.unique(before).size > 64 and before.dtype == np.float32:  # narrower ones end earlier
             spent.append(bits)
-    assert max(spent, default=0) - min(spent, default=0) <= 10
+    assert (
+        max(spent, default=0) - min(spent, default=0) <= 14
+    )  # 4 by their energies, the rest by their rows
 
 
 @pytest.mark.parametrize("value", [-1e20, float(np.finfo(np.float32).min), 3e-40])

@@ -14,6 +14,7 @@ from flax import nnx
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import jpq_jax
 from jpq_jax import Budget, Codes, plan_leaves, project_alternating
 from jpq_jax.plan import capacity, check_finite, compressed_leaves, with_compressed
 from jpq_jax.vocabulary import CODE_DTYPE, LEVELS, LeafPlan
@@ -278,3 +279,57 @@ def test_stored_leaves_may_hold_anything_and_traced_ones_are_not_looked_at():
     codes = project_alternating(tree, Budget(bits=3))
     assert bool(jnp.isnan(codes["bias"][0]))
     jax.jit(lambda leaf: check_finite("kernel", leaf))(jnp.full((2, 2), jnp.inf))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "why"),
+    [
+        ("float8_e8m0fnu", "which has no zero"),
+        ("float6_e2m3fn", "with which JAX does not compute"),
+        ("float6_e3m2fn", "with which JAX does not compute"),
+        ("float8_e5m3fnu", "not floating"),  # so NumPy and JAX have it
+        ("longdouble", "with which JAX does not compute"),
+        *((name, "not floating") for name in ("int4", "uint2", "bool", "complex64", "S3", "O")),
+        ("datetime64[s]", "not floating"),
+    ],
+)
+def test_dtypes_that_cannot_be_compressed_are_stored_and_say_why(dtype: str, why: str):
+    leaf = np.zeros((4, 4), np.dtype(dtype))
+    [plan] = plan_leaves({"kernel": leaf})
+    assert not plan.compress
+    assert not plan.rounded
+    assert why in plan.why
+    with pytest.raises(ValueError, match="leaf 'kernel': got dtype .*expected a floating dtype"):
+        plan_leaves({"kernel": leaf}, lambda path, _: True)
+
+
+def test_keys_are_no_kernels():
+    keys = jax.random.split(jax.random.key(0), (3, 3))
+    [plan] = plan_leaves({"kernel": keys})
+    assert "a PRNG key" in plan.why
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float4_e2m1fn", "float8_e3m4", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2"]
+)
+def test_narrow_floats_are_projected_to_what_they_can_be(dtype: str):
+    kernel = np.random.default_rng(0).normal(size=(16, 16)).astype(np.dtype(dtype))
+    codes = jpq_jax.project({"kernel": kernel}, Budget(ratio=16))["kernel"]
+    found = np.asarray(jpq_jax.dequantize(codes))
+    assert found.dtype == kernel.dtype
+    wide, back = kernel.astype(np.float32), found.astype(np.float32)
+    assert ((back - wide) ** 2).sum() < 0.3 * (wide**2).sum()
+    assert (back[np.asarray(codes.code) == 0] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">f2"])
+def test_a_foreign_byte_order_is_no_other_kernel(dtype: str):
+    kernel = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float16)
+    native = kernel.astype(np.dtype(dtype).newbyteorder("="))
+    for budget, compressed in (
+        (Budget(ratio=8), jpq_jax.project),
+        (Budget(nbytes=250), jpq_jax.compress),
+    ):
+        expected = compressed({"kernel": native}, budget)  # whose program then is there
+        found = compressed({"kernel": kernel.astype(dtype)}, budget)
+        np.testing.assert_array_equal(found["kernel"].code, expected["kernel"].code)
