@@ -46,6 +46,10 @@ os.fsync = fsync
 """
 
 
+# Tests may run in the background of a shell, which has its children ignore SIGINT.
+LISTENS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
@@ -55,7 +59,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def start(*args: object, patch: str = "", **options: object) -> subprocess.Popen[bytes]:
-    code = f"import os\n{patch}\n{START}"
+    code = f"{LISTENS}\nimport os\n{patch}\n{START}"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "FORCE_COLOR": "1"}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     env = environment | streams.pop("variables", {})

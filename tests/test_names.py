@@ -15,7 +15,7 @@ from flax import nnx
 from jpq_jax import Budget, artifact, cli, compress, plan_leaves
 from jpq_jax.checkpoint import read_checkpoint, write_safetensors
 from jpq_jax.names import module_and_kind, pairs
-from jpq_jax.post_training import _outputs
+from jpq_jax.post_training.search import _outputs
 from jpq_jax.projection.sized_plan import Setting
 from jpq_jax.report import compare, differences, inspect
 
