@@ -74,7 +74,7 @@ def inner_error(kernel: np.ndarray, back: np.ndarray) -> float:
 
 
 def value_bits(kernel: np.ndarray, nbytes: int) -> float:
-    """That a nonzero weight has of so many bytes, beside what says where the nonzeros are, and a few for the leaf."""
+    """Bits for each nonzero weight of a leaf's bytes, without the entropy of their positions and the leaf's overhead."""
     nonzeros = np.count_nonzero(kernel)
     share = nonzeros / kernel.size
     zeros = kernel.size - nonzeros

@@ -1,4 +1,4 @@
-"""One kernel at a price of a bit, from pruned to bit-exact.
+"""One kernel at a Lagrange multiplier, from pruned to bit-exact.
 
     min over Q   |W - Q|^2 + multiplier x bits(Q)
 
@@ -69,7 +69,7 @@ def kernel_of(path: str, leaf: Any, outputs: int) -> Kernel:
 
 
 def coded_at(kernel: Kernel, multiplier: float) -> Codes | NDArray[Any]:
-    """The kernel at this price: codes, or an array where it takes more than 256 values.
+    """The kernel at this multiplier: codes, or an array where it takes more than 256 values.
 
     multiplier: squared error for a bit; infinite for a kernel of zeros.
     """

@@ -1,4 +1,4 @@
-"""The search of `compress`: for the price of a bit at which the file has the size."""
+"""The search of `compress`: for the Lagrange multiplier at which the file has the target size."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def compress(
     extras: Extras | None = None,
     progress: Progress | None = None,
 ) -> PyTree:
-    """Codes of `params` whose file takes at most so many bytes.
+    """Compress `params` to a file of a target size.
 
         min_Q sum_l sqrt(E_l) f(D_l)   subject to   len(artifact.encode(Q)) <= budget
 
     over whole multiples of a step for each kernel l, of sum of squares E_l and relative error D_l; f is that of `projection.lines`, D_l
-    for small errors. By a Lagrangian: at a price of a bit, numbers are found that are cheap for the codec, and the price is searched until
+    for small errors. By a Lagrangian: at a multiplier, quantization is rate-distortion-optimized for the codec, and the multiplier is searched until
     the file has the size. Between layers neither the error itself nor the relative one is what counts (with norms after the layers it is
     the relative one): E_l to the power of 1/2 stands between them. Stored floats (biases, norms, statistics) are rounded at
     the same price, an error in them, relative to their own size, counting 16 times one in the kernels.
@@ -138,7 +138,7 @@ def _plan_of(params: PyTree, plan: Where | Sequence[LeafPlan]) -> list[LeafPlan]
 
 @dataclasses.dataclass
 class _Search:
-    """For the price of a bit: the smallest at which the file fits, about.
+    """For the smallest Lagrange multiplier at which the file fits, about; called price, as its scale differs from kernel to kernel.
 
     A kernel l of energy E_l is coded at the multiplier price x (E_l / N) / sqrt(E_l / G), of N the mean number of a kernel's weights and G the
     median of the energies: sqrt(E_l) between kernels, but not beyond 2^8 times G either way, where the relative error decides.
